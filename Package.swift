@@ -1,0 +1,120 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Every target of ours is compiled alike: Swift 6 mode, no warning survives.
+let ours: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+]
+
+func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: ours)
+}
+
+func executable(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(name: name, dependencies: dependencies, swiftSettings: ours)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: ours)
+}
+
+extension Target.Dependency {
+    static let argumentParser = product(name: "ArgumentParser", package: "swift-argument-parser")
+    static let asyncHTTPClient = product(name: "AsyncHTTPClient", package: "async-http-client")
+    static let crypto = product(name: "Crypto", package: "swift-crypto")
+    static let httpTypes = product(name: "HTTPTypes", package: "swift-http-types")
+    static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
+    static let logging = product(name: "Logging", package: "swift-log")
+    static let nioCore = product(name: "NIOCore", package: "swift-nio")
+    static let nioFoundation = product(name: "NIOFoundationEssentialsCompat", package: "swift-nio")
+    static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
+    static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
+    static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
+    static let serviceLifecycle = product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+    static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
+    static let systemPackage = product(name: "SystemPackage", package: "swift-system")
+    static let x509 = product(name: "X509", package: "swift-certificates")
+}
+
+let targets: [Target] = [
+    .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+    .target(name: "CLinux"),
+
+    library("Domain"),
+    library("Reconciling", [.logging]),
+    library("Postgres", ["CLibPQ", .logging]),
+    library("Store", ["Domain", "Postgres", .logging]),
+    library("Docker", [.asyncHTTPClient, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix]),
+    library("Firewall", [.logging, .subprocess]),
+    library(
+        "Toolbox",
+        ["CLinux", .hummingbird, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .serviceLifecycle]
+    ),
+    library("API", ["Domain", "Store", .crypto, .hummingbird, .httpTypes, .logging, .nioCore, .nioFoundation, .serviceLifecycle]),
+    library(
+        "Runner",
+        [
+            "CLinux", "Docker", "Domain", "Firewall", "Reconciling", "Store", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            .nioSSL, .serviceLifecycle, .x509,
+        ]
+    ),
+    library(
+        "Proxy",
+        ["Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL, .serviceLifecycle]
+    ),
+
+    executable("martlet", ["API", "Docker", "Domain", "Proxy", "Runner", "Store", .argumentParser, .asyncHTTPClient, .logging, .serviceLifecycle]),
+    executable("martlet-daemon", ["Toolbox", .logging, .serviceLifecycle]),
+
+    .target(
+        name: "TestSupport", dependencies: ["Domain", "Postgres", "Store", .logging], path: "Tests/TestSupport", swiftSettings: ours),
+    tests("DomainTests", ["Domain"]),
+    tests("ReconcilingTests", ["Reconciling"]),
+    tests("PostgresTests", ["Postgres", .logging]),
+    tests("StoreTests", ["Store", "TestSupport"]),
+    tests("DockerTests", ["Docker", .logging, .nioCore]),
+    tests("FirewallTests", ["Firewall", .logging]),
+    tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix]),
+    tests("APITests", ["API", "TestSupport", .logging]),
+    tests("RunnerTests", ["Runner", "TestSupport", .logging]),
+    tests("ProxyTests", ["Proxy", "Runner", "TestSupport", .logging, .nioCore]),
+    tests("MartletTests", ["martlet"]),
+]
+
+let package = Package(
+    name: "martlet",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
+    ],
+    targets: chosen(targets)
+)
+
+/// `MARTLET_ROOMS=Postgres,Store` builds and tests only these targets and what they need.
+func chosen(_ targets: [Target]) -> [Target] {
+    guard let rooms = Context.environment["MARTLET_ROOMS"], !rooms.isEmpty else { return targets }
+    var wanted = Set(rooms.split(separator: ",").flatMap { [String($0), "\($0)Tests"] })
+    var grew = true
+    while grew {
+        grew = false
+        for target in targets where wanted.contains(target.name) {
+            for case .byNameItem(let name, _) in target.dependencies where wanted.insert(name).inserted { grew = true }
+        }
+    }
+    return targets.filter { wanted.contains($0.name) }
+}

@@ -1,0 +1,3 @@
+import Toolbox
+
+try await probe()

@@ -64,7 +64,7 @@ bad_usage() {
 
 # ---- preconditions -------------------------------------------------------------------------------------------------
 
-have() { command -v "$1" >/dev/null 2>&1; }
+have() { type -P "$1" >/dev/null; }
 
 need_command() { have "$1" || fail "the command '$1' is missing" "run ops/stack/packages, or install $2"; }
 

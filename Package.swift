@@ -15,8 +15,10 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
     .target(name: name, dependencies: dependencies, swiftSettings: ours)
 }
 
-func executable(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .executableTarget(name: name, dependencies: dependencies, swiftSettings: ours)
+func executable(
+    _ name: String, _ dependencies: [Target.Dependency], linker: [LinkerSetting] = []
+) -> Target {
+    .executableTarget(name: name, dependencies: dependencies, swiftSettings: ours, linkerSettings: linker)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -29,15 +31,18 @@ extension Target.Dependency {
     static let crypto = product(name: "Crypto", package: "swift-crypto")
     static let httpTypes = product(name: "HTTPTypes", package: "swift-http-types")
     static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
+    static let hummingbirdCore = product(name: "HummingbirdCore", package: "hummingbird")
     static let logging = product(name: "Logging", package: "swift-log")
     static let nioCore = product(name: "NIOCore", package: "swift-nio")
     static let nioFoundation = product(name: "NIOFoundationEssentialsCompat", package: "swift-nio")
     static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
+    static let nioHTTPTypes = product(name: "NIOHTTPTypes", package: "swift-nio-extras")
     static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
     static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
     static let serviceLifecycle = product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
     static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
     static let systemPackage = product(name: "SystemPackage", package: "swift-system")
+    static let unixSignals = product(name: "UnixSignals", package: "swift-service-lifecycle")
     static let x509 = product(name: "X509", package: "swift-certificates")
 }
 
@@ -48,18 +53,21 @@ let targets: [Target] = [
     library("Domain"),
     library("Reconciling", [.logging]),
     library("Postgres", ["CLibPQ", .logging]),
-    library("Store", ["Domain", "Postgres", .logging]),
+    library("Store", ["Domain", "Postgres", .crypto, .logging, .serviceLifecycle]),
     library("Docker", [.asyncHTTPClient, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix]),
     library("Firewall", [.logging, .subprocess]),
     library(
         "Toolbox",
-        ["CLinux", .hummingbird, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .serviceLifecycle]
+        [
+            "CLinux", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTPTypes, .nioPosix,
+            .serviceLifecycle, .unixSignals,
+        ]
     ),
     library("API", ["Domain", "Store", .crypto, .hummingbird, .httpTypes, .logging, .nioCore, .nioFoundation, .serviceLifecycle]),
     library(
         "Runner",
         [
-            "CLinux", "Docker", "Domain", "Firewall", "Reconciling", "Store", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
             .nioSSL, .serviceLifecycle, .x509,
         ]
     ),
@@ -69,7 +77,10 @@ let targets: [Target] = [
     ),
 
     executable("martlet", ["API", "Docker", "Domain", "Proxy", "Runner", "Store", .argumentParser, .asyncHTTPClient, .logging, .serviceLifecycle]),
-    executable("martlet-daemon", ["Toolbox", .logging, .serviceLifecycle]),
+    executable(
+        "martlet-daemon", ["Toolbox", .logging, .serviceLifecycle],
+        // One file that runs in any image. Release builds are made with --static-swift-stdlib: see ops/build.
+        linker: [.unsafeFlags(["-static-executable"], .when(configuration: .release))]),
 
     .target(
         name: "TestSupport", dependencies: ["Domain", "Postgres", "Store", .logging], path: "Tests/TestSupport", swiftSettings: ours),
@@ -81,7 +92,7 @@ let targets: [Target] = [
     tests("FirewallTests", ["Firewall", .logging]),
     tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix]),
     tests("APITests", ["API", "TestSupport", .logging]),
-    tests("RunnerTests", ["Runner", "TestSupport", .logging]),
+    tests("RunnerTests", ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]),
     tests("ProxyTests", ["Proxy", "Runner", "TestSupport", .logging, .nioCore]),
     tests("MartletTests", ["martlet"]),
 ]
@@ -95,6 +106,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.34.1"),
         .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),

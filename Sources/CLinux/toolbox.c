@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,11 +190,18 @@ static int signal_descendants(struct process *list, int number) {
     return sent;
 }
 
-static void kill_descendants(pid_t leader) {
+struct keeper_state {
+    pid_t leader;
+    bool leader_ended;
+    bool killing;
+    bool deaf;
+};
+
+static void kill_descendants(const struct keeper_state *state) {
     size_t size = PROCESS_LIMIT * sizeof(struct process);
     struct process *list = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (list == MAP_FAILED) {
-        kill(-leader, SIGKILL);
+        if (!state->leader_ended) kill(-state->leader, SIGKILL);
         return;
     }
     for (int round = 0; round < STOP_ROUNDS && signal_descendants(list, SIGSTOP) > 0; round++) {}
@@ -200,12 +209,19 @@ static void kill_descendants(pid_t leader) {
     munmap(list, size);
 }
 
-struct keeper_state {
-    pid_t leader;
-    bool leader_ended;
-    bool killing;
-    bool deaf;
-};
+// The leader's group gets the signal while the leader lives. Later its number may belong to a stranger, so then each
+// descendant is signalled by itself.
+static void signal_tree(const struct keeper_state *state, int number) {
+    if (!state->leader_ended) {
+        kill(-state->leader, number);
+        return;
+    }
+    size_t size = PROCESS_LIMIT * sizeof(struct process);
+    struct process *list = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (list == MAP_FAILED) return;
+    signal_descendants(list, number);
+    munmap(list, size);
+}
 
 // Reaps what has ended; false when no descendant is left.
 static bool reap(struct keeper_state *state, int report) {
@@ -227,7 +243,7 @@ static void obey(struct keeper_state *state, int control) {
     if (length <= 0) state->killing = state->deaf = true;
     for (ssize_t i = 0; i < length; i++) {
         if (commands[i] == MARTLET_KEEPER_KILL) state->killing = true;
-        else if (commands[i] > 0 && commands[i] <= 64) kill(-state->leader, commands[i]);
+        else if (commands[i] > 0 && commands[i] <= 64) signal_tree(state, commands[i]);
     }
 }
 
@@ -237,7 +253,7 @@ static _Noreturn void serve(pid_t leader) {
     int pause = KILL_INTERVAL_MIN_MS;
     while (reap(&state, 1)) {
         if (state.killing) {
-            kill_descendants(leader);
+            kill_descendants(&state);
             pause = pause * 2 > KILL_INTERVAL_MAX_MS ? KILL_INTERVAL_MAX_MS : pause * 2;
         }
         struct pollfd sources[] = {{.fd = 2, .events = POLLIN}, {.fd = state.deaf ? -1 : 0, .events = POLLIN}};
@@ -287,6 +303,58 @@ pid_t martlet_spawn(const struct martlet_spawn_request *request) {
     int failure = errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return child < 0 ? -failure : child;
+}
+
+static void copy_status(const struct stat *from, struct martlet_file_status *to) {
+    *to = (struct martlet_file_status){
+        .mode = from->st_mode,
+        .user = from->st_uid,
+        .group = from->st_gid,
+        .size = from->st_size,
+        .modified_seconds = from->st_mtim.tv_sec,
+        .modified_nanoseconds = from->st_mtim.tv_nsec,
+        .device = from->st_dev,
+        .inode = from->st_ino,
+    };
+}
+
+int martlet_status_at(int directory, const char *path, int follow, struct martlet_file_status *status) {
+    struct stat found;
+    if (fstatat(directory, path, &found, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0) return -errno;
+    copy_status(&found, status);
+    return 0;
+}
+
+int martlet_status_of(int descriptor, struct martlet_file_status *status) {
+    struct stat found;
+    if (fstat(descriptor, &found) != 0) return -errno;
+    copy_status(&found, status);
+    return 0;
+}
+
+const int martlet_o_path = O_PATH;
+const int martlet_o_tmpfile = O_TMPFILE;
+
+int martlet_pipe(int *read_end, int *write_end) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return -errno;
+    *read_end = ends[0];
+    *write_end = ends[1];
+    return 0;
+}
+
+ptrdiff_t martlet_find(const void *hay, size_t hay_length, const void *needle, size_t needle_length) {
+    const char *found = memmem(hay, hay_length, needle, needle_length);
+    return found == NULL ? -1 : found - (const char *)hay;
+}
+
+int martlet_space(const char *path, uint64_t *total, uint64_t *available, uint64_t *available_to_root) {
+    struct statvfs space;
+    if (statvfs(path, &space) != 0) return -errno;
+    *total = (uint64_t)space.f_blocks * space.f_frsize;
+    *available = (uint64_t)space.f_bavail * space.f_frsize;
+    *available_to_root = (uint64_t)space.f_bfree * space.f_frsize;
+    return 0;
 }
 
 int martlet_memory_file(const char *name) {

@@ -1,3 +1,4 @@
 import Toolbox
 
-try await probe()
+// Everything is in `Toolbox`, where it is tested.
+await DaemonProgram.run()

@@ -1,4 +1,5 @@
 #ifndef CLINUX_H
 #define CLINUX_H
 #include "toolbox.h"
+#include "netns.h"
 #endif

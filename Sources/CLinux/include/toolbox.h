@@ -52,6 +52,37 @@ enum {
 /// Returns the keeper's process id, or -errno. Safe to call from any thread.
 pid_t martlet_spawn(const struct martlet_spawn_request *request);
 
+/// What a file is: the parts of struct stat that the toolbox shows.
+struct martlet_file_status {
+    uint32_t mode;
+    uint32_t user;
+    uint32_t group;
+    int64_t size;
+    int64_t modified_seconds;
+    int64_t modified_nanoseconds;
+    uint64_t device;
+    uint64_t inode;
+};
+
+/// fstatat of `path` below an opened directory (AT_FDCWD if it is absolute), following a final link or not; 0 or -errno.
+int martlet_status_at(int directory, const char *path, int follow, struct martlet_file_status *status);
+
+/// fstat; 0 or -errno.
+int martlet_status_of(int descriptor, struct martlet_file_status *status);
+
+/// Flags that the C library shows only to _GNU_SOURCE.
+extern const int martlet_o_path;
+extern const int martlet_o_tmpfile;
+
+/// pipe2 with O_CLOEXEC; 0 or -errno.
+int martlet_pipe(int *read_end, int *write_end);
+
+/// memmem: where `needle` begins in `hay`, or -1.
+ptrdiff_t martlet_find(const void *hay, size_t hay_length, const void *needle, size_t needle_length);
+
+/// Sizes in bytes of the file system that holds `path`; 0 or -errno.
+int martlet_space(const char *path, uint64_t *total, uint64_t *available, uint64_t *available_to_root);
+
 /// memfd_create, or -errno.
 int martlet_memory_file(const char *name);
 

@@ -1,0 +1,129 @@
+import CLinux
+import Glibc
+package import NIOCore
+import NIOPosix
+
+/// How a program ended.
+package enum ProgramExit: Sendable, Equatable {
+    case exited(CInt)
+    case signalled(CInt)
+    /// Its keeper went away without saying: killed from outside.
+    case unknown
+
+    /// As a shell says it: 128 plus the signal.
+    package var code: Int {
+        switch self {
+        case .exited(let code): Int(code)
+        case .signalled(let number): 128 + Int(number)
+        case .unknown: -1
+        }
+    }
+
+    init(waitStatus: CInt) {
+        let number = waitStatus & 0x7F
+        self = number == 0 ? .exited((waitStatus >> 8) & 0xFF) : .signalled(number)
+    }
+}
+
+/// A running program with all its descendants, whatever sessions they moved to (see `martlet_spawn`).
+package final class ProcessTree: Sendable {
+    /// After a kill, output that is still held open by a process that cannot be killed is given up after this time.
+    package static let killGrace = TimeAmount.seconds(3)
+
+    /// Connected to the keeper: commands out, reports in.
+    private let channel: any Channel
+    /// The programs' output: both streams in one, or none if it went to a descriptor of the caller's.
+    package let output: NIOAsyncChannel<ByteBuffer, Never>
+    /// Fulfilled with the leader's process id, or with the errno that kept it from starting.
+    package let started: EventLoopFuture<Int32>
+    /// Fulfilled when the leader ended. Never fails.
+    package let exit: EventLoopFuture<ProgramExit>
+    /// Fulfilled when no descendant is left and the keeper is reaped. Never fails.
+    package let gone: EventLoopFuture<Void>
+
+    init(channel: any Channel, output: NIOAsyncChannel<ByteBuffer, Never>, reports: KeeperReports) {
+        self.channel = channel
+        self.output = output
+        started = reports.started.futureResult
+        exit = reports.exit.futureResult
+        gone = reports.gone.futureResult
+    }
+
+    /// Sends a signal to the leader's process group, or to what is left of the tree when the leader ended.
+    package func signal(_ number: CInt) {
+        command(UInt8(truncatingIfNeeded: number))
+    }
+
+    /// Kills every descendant, and gives up on output that stays open for longer than `killGrace`.
+    package func kill() {
+        command(UInt8(MARTLET_KEEPER_KILL))
+        channel.eventLoop.scheduleTask(in: Self.killGrace) { [output, channel] in
+            output.channel.close(promise: nil)
+            channel.close(promise: nil)
+        }
+    }
+
+    private func command(_ byte: UInt8) {
+        channel.writeAndFlush(ByteBuffer(integer: byte), promise: nil)
+    }
+}
+
+/// Reads the keeper's reports and keeps the three promises that `ProcessTree` shows.
+final class KeeperReports: ChannelInboundHandler, Sendable {
+    typealias InboundIn = ByteBuffer
+
+    let started: EventLoopPromise<Int32>
+    let exit: EventLoopPromise<ProgramExit>
+    let gone: EventLoopPromise<Void>
+    private let keeper: Int32
+    private let buffered: NIOLoopBoundBox<ByteBuffer>
+
+    init(keeper: Int32, on eventLoop: any EventLoop) {
+        self.keeper = keeper
+        started = eventLoop.makePromise()
+        exit = eventLoop.makePromise()
+        gone = eventLoop.makePromise()
+        buffered = .makeBoxSendingValue(ByteBuffer(), eventLoop: eventLoop)
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        buffered.value.writeImmutableBuffer(unwrapInboundIn(data))
+        while let kind = buffered.value.getInteger(at: buffered.value.readerIndex, endianness: .host, as: Int32.self),
+            let value = buffered.value.getInteger(at: buffered.value.readerIndex + 4, endianness: .host, as: Int32.self)
+        {
+            buffered.value.moveReaderIndex(forwardBy: 8)
+            accept(kind, value)
+        }
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        let lost = IOError(errnoCode: ESRCH, reason: "the keeper was killed")
+        started.fail(lost)
+        exit.succeed(.unknown)
+        reap(context.eventLoop)
+        context.fireChannelInactive()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        context.close(promise: nil)
+    }
+
+    private func accept(_ kind: Int32, _ value: Int32) {
+        switch kind {
+        case Int32(MARTLET_REPORT_STARTED): started.succeed(value)
+        case Int32(MARTLET_REPORT_FAILED): started.fail(IOError(errnoCode: value, reason: "start"))
+        case Int32(MARTLET_REPORT_EXITED): exit.succeed(ProgramExit(waitStatus: value))
+        default: break
+        }
+    }
+
+    /// The keeper closes its descriptors a moment before it can be reaped. One that was given up, because it serves a
+    /// process that cannot be killed, is asked for more and more seldom.
+    private func reap(_ eventLoop: any EventLoop, pause: TimeAmount = .milliseconds(1)) {
+        var status: CInt = 0
+        guard waitpid(keeper, &status, WNOHANG) == 0 else { return gone.succeed(()) }
+        eventLoop.scheduleTask(in: pause) { [self] in
+            reap(eventLoop, pause: min(.seconds(10), pause + pause))
+        }
+    }
+}

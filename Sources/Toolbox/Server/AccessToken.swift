@@ -1,0 +1,28 @@
+package import HTTPTypes
+
+/// The secret that the proxy adds to each request. Nothing else in the sandbox knows it, so a program in the sandbox cannot
+/// use the daemon to leave its own user or to hide from limits.
+package struct AccessToken: Sendable {
+    private let expected: [UInt8]
+
+    package static let header = HTTPField.Name("X-Martlet-Token")!  // a constant that is a valid name
+
+    package init(_ token: String) {
+        expected = Array(token.utf8)
+    }
+
+    /// - Throws: 401 unless the header holds the token. Takes the same time for every wrong token of the right length.
+    package func check(_ headers: HTTPFields) throws {
+        let given = Array((headers[Self.header] ?? "").utf8)
+        guard !expected.isEmpty, given.count == expected.count else { throw Self.refusal }
+        var difference: UInt8 = 0
+        for (a, b) in zip(expected, given) { difference |= a ^ b }
+        guard difference == 0 else { throw Self.refusal }
+    }
+
+    private static let refusal = ToolboxError(
+        .unauthorized,
+        "UNAUTHORIZED",
+        "header X-Martlet-Token is missing or wrong; call the toolbox through Martlet's proxy"
+    )
+}

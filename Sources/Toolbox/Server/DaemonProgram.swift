@@ -1,0 +1,63 @@
+import CLinux
+import Glibc
+import Logging
+import NIOCore
+import NIOPosix
+import ServiceLifecycle
+import UnixSignals
+
+/// The static executable: configuration, signals, exit.
+package enum DaemonProgram {
+    /// Longest that stopping may take: the programs' grace, killing, and answering their calls. Less than Docker's 10 s.
+    private static let stopLimit = Duration.seconds(8)
+
+    /// Runs the daemon until SIGTERM or SIGINT, then exits.
+    package static func run() async -> Never {
+        martlet_limit_arenas()
+        LoggingSystem.bootstrap { StandardErrorLog(label: $0) }
+        let logger = Logger(label: "martlet-daemon")
+        let configuration: DaemonConfiguration
+        do {
+            configuration = try DaemonConfiguration.read(
+                arguments: CommandLine.arguments,
+                environment: EnvironmentStore.ofThisProcess()
+            )
+        } catch {
+            logger.critical("cannot start", metadata: ["error": "\(error)"])
+            exit(2)
+        }
+        hideOwnEnvironment()
+        _ = chdir(configuration.workingDirectory.path)
+        NIOSingletons.blockingPoolThreadCountSuggestion = 4
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let daemon = ToolboxDaemon(configuration: configuration, group: group, logger: logger)
+        var services = ServiceGroupConfiguration(
+            services: [daemon],
+            gracefulShutdownSignals: [.sigterm, .sigint],
+            logger: logger
+        )
+        services.maximumGracefulShutdownDuration = stopLimit
+        do {
+            try await ServiceGroup(configuration: services).run()
+        } catch {
+            logger.warning("stopped before all calls were answered", metadata: ["error": "\(error)"])
+        }
+        exit(0)
+    }
+
+    /// /proc/<pid>/environ shows the memory that a process got its environment in, so the token is wiped there.
+    private static func hideOwnEnvironment() {
+        var kept = environ
+        var entry = environ
+        while let text = entry.pointee {
+            if strncmp(text, "MARTLET_", 8) == 0 {
+                memset(text, 0, strlen(text))
+            } else {
+                kept.pointee = text
+                kept += 1
+            }
+            entry += 1
+        }
+        kept.pointee = nil
+    }
+}

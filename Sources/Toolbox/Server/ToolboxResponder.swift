@@ -1,0 +1,62 @@
+import HTTPTypes
+package import Hummingbird
+package import Logging
+package import NIOCore
+
+/// What Hummingbird makes for each request.
+package struct ToolboxContext: RequestContext {
+    package typealias Source = ApplicationRequestContextSource
+    package var coreContext: CoreRequestContextStorage
+    package let channel: any Channel
+
+    package init(source: ApplicationRequestContextSource) {
+        coreContext = .init(source: source)
+        channel = source.channel
+    }
+}
+
+/// Checks the token, finds the route, and is the one place where an error becomes an answer.
+package struct ToolboxResponder: HTTPResponder {
+    package typealias Context = ToolboxContext
+
+    private let token: AccessToken
+    private let routes: RouteMap
+    private let logger: Logger
+
+    package init(token: AccessToken, routes: RouteMap, logger: Logger) {
+        self.token = token
+        self.routes = routes
+        self.logger = logger
+    }
+
+    package func respond(to request: Request, context: ToolboxContext) async throws -> Response {
+        do {
+            try token.check(request.headers)
+            let (answer, parameters) = try routes.resolve(request.method, request.uri.path)
+            let call = ToolboxCall(
+                request: request,
+                query: QueryParameters(request.uri.query),
+                parameters: parameters,
+                channel: context.channel
+            )
+            return try await answer(call)
+        } catch let error as ToolboxError {
+            return errorResponse(error, to: request)
+        } catch let error where isConnectionLoss(error) {
+            throw error
+        } catch {
+            logger.error("request failed", metadata: ["http.path": "\(request.uri.path)", "error": "\(error)"])
+            return errorResponse(ToolboxError(.internalServerError, "INTERNAL_SERVER_ERROR", "\(error)"), to: request)
+        }
+    }
+
+    private func errorResponse(_ error: ToolboxError, to request: Request) -> Response {
+        let body = ErrorBody(error, path: request.uri.path, method: request.method.rawValue)
+        // An error body holds only strings and numbers, which always encode.
+        return (try? jsonResponse(body, status: error.status)) ?? Response(status: error.status)
+    }
+
+    private func isConnectionLoss(_ error: any Error) -> Bool {
+        error is CancellationError || error is ChannelError || error is IOError
+    }
+}

@@ -1,0 +1,42 @@
+"""Docker as it is, over its socket: what really runs, as opposed to what Martlet says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+LABEL = "martlet.sandbox"
+
+
+class Engine:
+    """The Engine API, version 1.41 (Docker 20.10)."""
+
+    def __init__(self, host: str) -> None:
+        assert host.startswith("unix://"), f"MARTLET_DOCKER_HOST is {host!r}; the suites need a unix:// socket"
+        self.socket = host.removeprefix("unix://")
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=self.socket), base_url="http://docker/v1.41", timeout=60
+        )
+
+    def get(self, path: str, **parameters: str) -> Any:
+        answer = self._http.get(path, params=parameters)
+        answer.raise_for_status()
+        return answer.json()
+
+    def request(self, method: str, path: str, body: object = None, **parameters: str) -> httpx.Response:
+        """Any call; the answer as it came."""
+        return self._http.request(method, path, params=parameters, json=body)
+
+    def sandboxes(self) -> list[dict[str, Any]]:
+        """Every container that bears Martlet's label, running or not."""
+        return self.get("/containers/json", all="true", filters='{"label":["%s"]}' % LABEL)
+
+    def container(self, sandbox_id: str) -> dict[str, Any]:
+        """The container of a sandbox, as `docker inspect` shows it."""
+        found = self.get("/containers/json", all="true", filters='{"label":["%s=%s"]}' % (LABEL, sandbox_id))
+        assert len(found) == 1, f"sandbox {sandbox_id} has {len(found)} containers"
+        return self.get(f"/containers/{found[0]['Id']}/json")
+
+    def has_image(self, name: str) -> bool:
+        return self._http.get(f"/images/{name}/json").status_code == 200

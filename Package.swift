@@ -40,6 +40,7 @@ extension Target.Dependency {
     static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
     static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
     static let serviceLifecycle = product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+    static let swiftASN1 = product(name: "SwiftASN1", package: "swift-asn1")
     static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
     static let systemPackage = product(name: "SystemPackage", package: "swift-system")
     static let unixSignals = product(name: "UnixSignals", package: "swift-service-lifecycle")
@@ -68,7 +69,7 @@ let targets: [Target] = [
         "Runner",
         [
             "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
-            .nioSSL, .serviceLifecycle, .x509,
+            .nioSSL, .serviceLifecycle, .swiftASN1, .x509,
         ]
     ),
     library(
@@ -93,7 +94,13 @@ let targets: [Target] = [
     tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix]),
     tests("APITests", ["API", "TestSupport", .logging]),
     tests("RunnerTests", ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]),
-    tests("ProxyTests", ["Proxy", "Runner", "TestSupport", .logging, .nioCore]),
+    tests(
+        "ProxyTests",
+        [
+            "Domain", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix, .nioSSL,
+            .serviceLifecycle,
+        ]
+    ),
     tests("MartletTests", ["martlet"]),
 ]
 
@@ -101,6 +108,7 @@ let package = Package(
     name: "martlet",
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-asn1", from: "1.7.0"),
         .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),

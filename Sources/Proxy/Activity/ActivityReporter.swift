@@ -1,0 +1,55 @@
+import Domain
+import Logging
+import Store
+import Synchronization
+
+/// Collects which sandboxes were used and writes it in batches: one statement for each interval.
+final class ActivityReporter: Sendable {
+    private static let batchLimit = 5_000
+    private let used = Mutex<Set<SandboxID>>([])
+    private let source: any RouteSource
+    private let limits: ProxyLimits
+    private let log: Logger
+
+    init(source: any RouteSource, limits: ProxyLimits, log: Logger) {
+        self.source = source
+        self.limits = limits
+        self.log = log
+    }
+
+    /// Notes use of `sandbox`. Beyond the bound a mark is dropped; the next request makes it again.
+    func mark(_ sandbox: SandboxID) {
+        used.withLock { used in
+            if used.count < limits.activityEntriesLimit { used.insert(sandbox) }
+        }
+    }
+
+    /// Writes until cancelled, and once more then.
+    func run() async {
+        while !Task.isCancelled {
+            try? await Task.sleep(for: limits.activityInterval)
+            await reportOnce()
+        }
+    }
+
+    /// Writes what was noted since the last time. Marks of a failed write are kept.
+    func reportOnce() async {
+        var rest = Array(
+            used.withLock { used in
+                defer { used = [] }
+                return used
+            }
+        )[...]
+        while !rest.isEmpty {
+            let batch = Array(rest.prefix(Self.batchLimit))
+            do {
+                try await source.reportActivity(of: batch)
+                rest = rest.dropFirst(batch.count)
+            } catch {
+                log.warning("activity not written", metadata: ["activity.count": "\(rest.count)", "error": "\(error)"])
+                for sandbox in rest { mark(sandbox) }
+                return
+            }
+        }
+    }
+}

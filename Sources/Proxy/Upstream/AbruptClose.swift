@@ -1,0 +1,22 @@
+import NIOCore
+import NIOPosix
+import NIOSSL
+
+#if canImport(Glibc)
+    import Glibc
+#endif
+
+extension ChannelHandlerContext {
+    /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
+    func closeAbruptly() {
+        if let provider = channel as? any SocketOptionProvider {
+            // The future is already complete: this is the channel's own event loop. A failure changes nothing here.
+            _ = provider.setSoLinger(linger(l_onoff: 1, l_linger: 0))
+        }
+        if let tls = try? pipeline.syncOperations.context(handlerType: NIOSSLClientHandler.self) {
+            tls.close(mode: .all, promise: nil)
+        } else {
+            close(mode: .all, promise: nil)
+        }
+    }
+}

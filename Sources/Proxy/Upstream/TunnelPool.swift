@@ -1,0 +1,128 @@
+import Crypto
+import Domain
+import FoundationEssentials
+import NIOCore
+import NIOPosix
+import NIOSSL
+import Store
+
+/// The tunnels of one event loop: idle ones wait here, the latest used is taken first, so that the rest can go.
+final class TunnelPool {
+    private let loop: any EventLoop
+    private let tls: NIOSSLContext
+    private let limits: ProxyLimits
+    private let perSandboxLimit: Int
+    private var idle: [TunnelKey: [Tunnel]] = [:]
+    private var open: [SandboxID: Int] = [:]
+
+    /// - Parameter share: how many pools divide the limit of tunnels to one sandbox.
+    init(loop: any EventLoop, tls: NIOSSLContext, limits: ProxyLimits, share: Int) {
+        self.loop = loop
+        self.tls = tls
+        self.limits = limits
+        perSandboxLimit = max(1, limits.tunnelsPerSandboxLimit / share)
+    }
+
+    /// The context for all tunnels; each of them pins its own certificate.
+    static func tlsContext() throws -> NIOSSLContext {
+        var configuration = TLSConfiguration.makeClientConfiguration()
+        configuration.minimumTLSVersion = .tlsv13
+        configuration.trustRoots = .certificates([])
+        // Verification is on and is the pin alone: see `pinned(_:)`.
+        configuration.certificateVerification = .noHostnameVerification
+        return try NIOSSLContext(configuration: configuration)
+    }
+
+    /// An idle tunnel, or nil.
+    func take(_ key: TunnelKey) -> Tunnel? {
+        while let tunnel = idle[key]?.popLast() {
+            if tunnel.phase == .idle { return tunnel }
+        }
+        return nil
+    }
+
+    func give(_ tunnel: Tunnel) {
+        idle[tunnel.key, default: []].append(tunnel)
+    }
+
+    /// Called by each tunnel when it closes.
+    func forget(_ tunnel: Tunnel) {
+        idle[tunnel.key]?.removeAll { $0 === tunnel }
+        if idle[tunnel.key]?.isEmpty ?? false { idle[tunnel.key] = nil }
+        let count = open[tunnel.key.sandbox, default: 1] - 1
+        open[tunnel.key.sandbox] = count > 0 ? count : nil
+    }
+
+    /// Opens a new tunnel; `done` is called once, on this loop.
+    func open(
+        _ key: TunnelKey,
+        to destination: Destination,
+        done: @escaping (Result<Tunnel, TunnelFailure>) -> Void
+    ) {
+        guard let ingress = destination.ingress else {
+            let text =
+                "the runner's ingress address '\(destination.route.ingressAddress)' is not host:port; correct its row"
+            return done(.failure(TunnelFailure(refusal: .badGateway(text), routeIsStale: true)))
+        }
+        guard open[key.sandbox, default: 0] < perSandboxLimit else {
+            let text = "sandbox \(key.sandbox) has its limit of \(limits.tunnelsPerSandboxLimit) requests at once; "
+            let refusal = ProxyRefusal(429, "TOO_MANY_REQUESTS", text + "wait for some to end")
+            return done(.failure(TunnelFailure(refusal: refusal, routeIsStale: false)))
+        }
+        open[key.sandbox, default: 0] += 1
+        let tunnel = Tunnel(key, to: destination, pool: self, limits: limits, opened: done)
+        connect(tunnel, to: ingress, fingerprint: destination.route.tlsFingerprint)
+    }
+
+    private func connect(_ tunnel: Tunnel, to ingress: (host: String, port: Int), fingerprint: String) {
+        let (tls, bound) = (tls, NIOLoopBound(tunnel, eventLoop: loop))
+        let deadline = loop.assumeIsolated().scheduleTask(in: limits.tunnelDeadline) {
+            guard tunnel.phase == .opening else { return }
+            tunnel.refuse(.timeout("the runner did not open a tunnel in time; check that it is up and reachable"))
+        }
+        ClientBootstrap(group: loop)
+            .connectTimeout(limits.tunnelDeadline)
+            .channelOption(.allowRemoteHalfClosure, value: true)
+            .channelOption(.socketOption(.so_keepalive), value: 1)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let client = try NIOSSLClientHandler(
+                        context: tls,
+                        serverHostname: nil,
+                        customVerificationCallback: Self.pinned(fingerprint)
+                    )
+                    try channel.pipeline.syncOperations.addHandlers(client, bound.value)
+                    channel.closeFuture.whenComplete { _ in deadline.cancel() }
+                }
+            }
+            .connect(host: ingress.host, port: ingress.port)
+            .assumeIsolated()
+            .whenFailure { error in
+                deadline.cancel()
+                if case ChannelError.connectTimeout = error {
+                    tunnel.refuse(.timeout("the runner at \(ingress.host):\(ingress.port) did not answer in time"))
+                } else {
+                    tunnel.refuse(
+                        .unavailable("the runner at \(ingress.host):\(ingress.port) cannot be reached; is it up?")
+                    )
+                }
+            }
+    }
+
+    /// Accepts exactly the certificate with this SHA-256, whoever signed it.
+    private static func pinned(_ fingerprint: String) -> NIOSSLCustomVerificationCallback {
+        { certificates, verdict in
+            let actual = (try? certificates.first?.toDERBytes()).map { Hexadecimal.text(SHA256.hash(data: $0)) }
+            verdict.succeed(actual == fingerprint ? .certificateVerified : .failed)
+        }
+    }
+
+    /// Closes what nobody has used for long.
+    func sweep(now: NIODeadline) {
+        for tunnel in idle.values.joined() where tunnel.idleSince + limits.tunnelIdleLimit <= now { tunnel.abandon() }
+    }
+
+    func closeIdle() {
+        for tunnel in Array(idle.values.joined()) { tunnel.abandon() }
+    }
+}

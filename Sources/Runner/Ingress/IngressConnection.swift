@@ -1,0 +1,206 @@
+import Crypto
+import Domain
+import FoundationEssentials
+import Logging
+import NIOCore
+
+/// What all connections of one ingress share.
+struct IngressContext: Sendable {
+    let secret: SymmetricKey
+    let limits: IngressLimits
+    let dialing: any SandboxDialing
+    let dialer: NamespaceDialer
+    let roster: TunnelRoster
+    let log: Logger
+}
+
+/// Takes one CONNECT from a proxy and becomes a tunnel.
+///
+///     head ──complete, token good──▶ dialing ──connected──▶ (replaced by TunnelEnd)
+///      │                               │
+///      └──── malformed, late ────┬─────┘ refused
+///                                ▼
+///                             refused: one answer, then closed
+final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = ByteBuffer
+    typealias OutboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private enum Phase { case head, dialing, refused, tunnel }
+
+    private let shared: IngressContext
+    private var phase = Phase.head
+    private var received = ByteBuffer()
+    private var readIsPending = false
+    private var deadline: Scheduled<Void>?
+
+    init(shared: IngressContext) {
+        self.shared = shared
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        deadline = context.eventLoop.assumeIsolated().scheduleTask(in: shared.limits.headDeadline) {
+            context.closeAbruptly()
+        }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        deadline?.cancel()
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        var bytes = unwrapInboundIn(data)
+        received.writeBuffer(&bytes)
+        if phase == .head { parseHead(context: context) }
+    }
+
+    /// Early bytes wait in the kernel while the sandbox is dialled.
+    func read(context: ChannelHandlerContext) {
+        if phase == .dialing { readIsPending = true } else { context.read() }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case ChannelEvent.inputClosed = event {
+            context.close(mode: .all, promise: nil)
+        } else {
+            context.fireUserInboundEventTriggered(event)
+        }
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        shared.log.debug("ingress connection failed", metadata: ["error": "\(error)"])
+        context.closeAbruptly()
+    }
+
+    private func parseHead(context: ChannelHandlerContext) {
+        guard let length = ConnectRequest.headLength(in: received.readableBytesView),
+            length <= shared.limits.headBytesLimit
+        else {
+            if received.readableBytes > shared.limits.headBytesLimit {
+                refuse(.malformed("its head exceeds \(shared.limits.headBytesLimit) bytes"), context: context)
+            }
+            return
+        }
+        do {
+            let head = received.readString(length: length) ?? ""
+            dial(try admitted(ConnectRequest(head: head)), context: context)
+        } catch {
+            refuse(error as? IngressRefusal ?? .internal("\(error)"), context: context)
+        }
+    }
+
+    private func admitted(_ request: ConnectRequest) throws -> ConnectRequest {
+        let now = Int64(Date().timeIntervalSince1970)
+        let good = request.token.admits(
+            request.sandbox,
+            port: request.port,
+            epoch: request.epoch,
+            secret: shared.secret,
+            now: now,
+            lifetimeLimit: shared.limits.tokenLifetimeLimitSeconds
+        )
+        guard good else { throw IngressRefusal.badToken }
+        let limit = shared.limits.tunnelsPerSandboxLimit
+        guard shared.roster.book(request.sandbox, limit: limit) else {
+            throw IngressRefusal.tooManyTunnels(limit: limit, scope: "to sandbox \(request.sandbox)")
+        }
+        return request
+    }
+
+    /// From here on one tunnel is booked; it is given back when this channel closes.
+    private func dial(_ request: ConnectRequest, context: ChannelHandlerContext) {
+        phase = .dialing
+        deadline?.cancel()
+        let (shared, loop) = (shared, context.eventLoop)
+        context.channel.closeFuture.whenComplete { _ in shared.roster.release(request.sandbox) }
+
+        let inner = TunnelEnd()
+        let boundInner = NIOLoopBound(inner, eventLoop: loop)
+        // The loop's task ends with the runner's answer, which has its own deadline; there is one for each new tunnel.
+        let target = loop.makeFutureWithTask {
+            try await shared.dialing.target(of: request.sandbox, epoch: request.epoch)
+        }
+        let connected = target.flatMap { target in
+            shared.dialer.dial(
+                target,
+                of: request.sandbox,
+                port: request.port,
+                deadline: shared.limits.dialDeadline,
+                on: loop
+            ) { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(boundInner.value)
+                }
+            }
+        }
+        connected.assumeIsolated().whenComplete { result in
+            switch result {
+            case .success(let channel): self.becomeTunnel(inner, channel, context: context)
+            case .failure(let error): self.refuse(error as? IngressRefusal ?? .internal("\(error)"), context: context)
+            }
+        }
+    }
+
+    private func becomeTunnel(_ inner: TunnelEnd, _ channel: any Channel, context: ChannelHandlerContext) {
+        guard context.channel.isActive else { return channel.close(mode: .all, promise: nil) }
+        phase = .tunnel
+        let outer = TunnelEnd()
+        do {
+            try context.pipeline.syncOperations.addHandler(outer, position: .after(self))
+        } catch {
+            channel.close(mode: .all, promise: nil)
+            return context.closeAbruptly()
+        }
+        TunnelEnd.join(outer, inner)
+        superviseIdleness(of: outer, inner, context: context)
+        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: "HTTP/1.1 200 Connected\r\n\r\n")), promise: nil)
+        if received.readableBytes > 0 {
+            context.fireChannelRead(wrapInboundOut(received))
+            context.fireChannelReadComplete()
+        }
+        if readIsPending { context.read() }
+        context.pipeline.syncOperations.removeHandler(self, promise: nil)
+    }
+
+    private func superviseIdleness(of outer: TunnelEnd, _ inner: TunnelEnd, context: ChannelHandlerContext) {
+        let limit = shared.limits.idleLimit
+        let interval = min(limit, .minutes(10))
+        let ends = NIOLoopBound((outer, inner), eventLoop: context.eventLoop)
+        let check = context.eventLoop.scheduleRepeatedTask(initialDelay: interval, delay: interval) { _ in
+            let (outer, inner) = ends.value
+            if max(outer.lastMoved, inner.lastMoved) + limit <= .now() { outer.abortTunnel() }
+        }
+        context.channel.closeFuture.whenComplete { _ in check.cancel() }
+    }
+
+    private func refuse(_ refusal: IngressRefusal, context: ChannelHandlerContext) {
+        guard context.channel.isActive, phase != .refused else { return }
+        phase = .refused
+        shared.log.info("tunnel refused", metadata: ["ingress.reason": "\(refusal.message)"])
+        let promise = context.eventLoop.makePromise(of: Void.self)
+        promise.futureResult.assumeIsolated().whenComplete { _ in context.close(mode: .all, promise: nil) }
+        context.writeAndFlush(wrapOutboundOut(Self.answer(refusal)), promise: promise)
+    }
+
+    /// The error body that every part of Martlet answers with.
+    private static func answer(_ refusal: IngressRefusal) -> ByteBuffer {
+        struct Body: Encodable {
+            var statusCode: Int
+            var error, code, message: String
+            var path = "/"
+            var timestamp = Date().formatted(.iso8601)
+            var source = "DAYTONA_PROXY"
+        }
+        let (number, reason, code) = refusal.status
+        let body = Body(statusCode: number, error: reason, code: code, message: refusal.message)
+        let json = (try? JSONEncoder().encode(body)).map { Array($0) } ?? []
+        var answer = ByteBuffer(
+            string:
+                "HTTP/1.1 \(number) \(reason)\r\nContent-Type: application/json\r\nContent-Length: \(json.count)\r\n"
+                + "Connection: close\r\n\r\n"
+        )
+        answer.writeBytes(json)
+        return answer
+    }
+}

@@ -1,0 +1,25 @@
+package import NIOCore
+
+/// Every bound of the ingress, by name.
+package struct IngressLimits: Sendable {
+    /// Open tunnels to one sandbox; more is answered 503.
+    package var tunnelsPerSandboxLimit = 1024
+    /// Open connections in all, handshakes included; more is closed at once.
+    package var connectionsLimit = 16384
+    /// Size of a CONNECT request's head.
+    package var headBytesLimit = 2048
+    /// From accept to the end of the CONNECT head, the TLS handshake included.
+    package var headDeadline: TimeAmount = .seconds(10)
+    /// From a valid CONNECT to a connection in the sandbox.
+    package var dialDeadline: TimeAmount = .seconds(5)
+    /// A tunnel over which nothing moved for this long is closed. Dead peers are found by TCP keep-alive, much sooner.
+    package var idleLimit: TimeAmount = .hours(24)
+    /// How far ahead a token may expire.
+    package var tokenLifetimeLimitSeconds: Int64 = 60
+    /// How long open tunnels may go on after shutdown began.
+    package var drainDeadline: TimeAmount = .seconds(30)
+    /// Threads that open sockets in namespaces; each visit takes microseconds.
+    package var dialThreads = 2
+
+    package init() {}
+}

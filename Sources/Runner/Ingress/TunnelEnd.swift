@@ -1,0 +1,126 @@
+import NIOCore
+import NIOPosix
+import NIOSSL
+
+#if canImport(Glibc)
+    import Glibc
+#endif
+
+/// One end of a tunnel: what is read here is written to the partner, on the same event loop.
+///
+/// - Back-pressure: nothing is read while the partner cannot write.
+/// - Half-close: end of input here becomes end of output there, after all bytes.
+/// - Errors: a reset or a TLS connection cut without its closing alert resets the other side. A cut stream is never
+///   made to look complete.
+final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private var context: ChannelHandlerContext?
+    private var partner: TunnelEnd?
+    private var readIsPending = false
+    private var inputIsClosed = false
+    private(set) var lastMoved: NIODeadline = .now()
+
+    /// Ties two ends together. The knot is undone when either channel becomes inactive.
+    static func join(_ first: TunnelEnd, _ second: TunnelEnd) {
+        first.partner = second
+        second.partner = first
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.context = nil
+        partner = nil
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        lastMoved = .now()
+        partner?.context?.write(data, promise: nil)
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        partner?.context?.flush()
+    }
+
+    func read(context: ChannelHandlerContext) {
+        if let other = partner?.context, !other.channel.isWritable {
+            readIsPending = true
+        } else {
+            context.read()
+        }
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { partner?.resumeReading() }
+        context.fireChannelWritabilityChanged()
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case ChannelEvent.inputClosed = event, !inputIsClosed {
+            inputIsClosed = true
+            partner?.context?.close(mode: .output, promise: nil)
+        } else {
+            context.fireUserInboundEventTriggered(event)
+        }
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        let other = partner
+        abort()
+        other?.abort()
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        let other = partner
+        partner = nil
+        other?.partner = nil
+        if !inputIsClosed { other?.abort() } else { other?.finish() }
+        context.fireChannelInactive()
+    }
+
+    private func resumeReading() {
+        guard readIsPending else { return }
+        readIsPending = false
+        context?.read()
+    }
+
+    /// The partner is gone after a clean end: let what is written go out, then close.
+    private func finish() {
+        guard let context else { return }
+        context.close(mode: .output, promise: nil)
+        if inputIsClosed { context.close(mode: .all, promise: nil) }
+    }
+
+    /// Closes both ends at once, without ceremony: each peer sees a reset.
+    func abortTunnel() {
+        let other = partner
+        abort()
+        other?.abort()
+    }
+
+    private func abort() {
+        guard let context else { return }
+        partner = nil
+        context.closeAbruptly()
+    }
+}
+
+extension ChannelHandlerContext {
+    /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
+    func closeAbruptly() {
+        if let provider = channel as? any SocketOptionProvider {
+            // The future is already complete: this is the channel's own event loop. A failure changes nothing here.
+            _ = provider.setSoLinger(linger(l_onoff: 1, l_linger: 0))
+        }
+        if let tls = try? pipeline.syncOperations.context(handlerType: NIOSSLServerHandler.self) {
+            tls.close(mode: .all, promise: nil)
+        } else {
+            close(mode: .all, promise: nil)
+        }
+    }
+}

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "toolbox.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -334,6 +335,22 @@ int martlet_status_of(int descriptor, struct martlet_file_status *status) {
 
 const int martlet_o_path = O_PATH;
 const int martlet_o_tmpfile = O_TMPFILE;
+
+void *martlet_directory_open(int descriptor) {
+    return fdopendir(descriptor);
+}
+
+const char *martlet_directory_next(void *directory) {
+    for (;;) {
+        struct dirent *entry = readdir(directory);
+        if (entry == NULL) return NULL;
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) return entry->d_name;
+    }
+}
+
+void martlet_directory_close(void *directory) {
+    closedir(directory);
+}
 
 int martlet_pipe(int *read_end, int *write_end) {
     int ends[2];

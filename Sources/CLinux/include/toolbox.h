@@ -74,6 +74,15 @@ int martlet_status_of(int descriptor, struct martlet_file_status *status);
 extern const int martlet_o_path;
 extern const int martlet_o_tmpfile;
 
+/// A stream of a directory's entries for an opened descriptor, which it takes over on success; NULL with errno else.
+void *martlet_directory_open(int descriptor);
+
+/// The next name, without "." and "..", valid until the next call; NULL at the end.
+const char *martlet_directory_next(void *directory);
+
+/// Closes the stream and its descriptor.
+void martlet_directory_close(void *directory);
+
 /// pipe2 with O_CLOEXEC; 0 or -errno.
 int martlet_pipe(int *read_end, int *write_end);
 

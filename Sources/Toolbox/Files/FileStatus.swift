@@ -45,6 +45,13 @@ package struct FileStatus: Sendable {
         return FileStatus(status)
     }
 
+    /// Of an entry of a directory, by its raw name (ends with NUL), never following a link. Nil if it cannot be seen. Blocks.
+    package static func of(entry name: UnsafeBufferPointer<CChar>, below directory: CInt) -> FileStatus? {
+        var status = martlet_file_status()
+        guard let start = name.baseAddress, martlet_status_at(directory, start, 0, &status) == 0 else { return nil }
+        return FileStatus(status)
+    }
+
     /// Of an open descriptor. Blocks.
     package static func of(_ descriptor: CInt) -> FileStatus? {
         var status = martlet_file_status()

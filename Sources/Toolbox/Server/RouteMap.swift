@@ -14,6 +14,7 @@ package struct RouteMap: Sendable {
 
     private var fixed: [String: [HTTPRequest.Method: RouteAnswer]] = [:]
     private var patterns: [Pattern] = []
+    private var prefixes: [(path: String, answers: [HTTPRequest.Method: RouteAnswer])] = []
 
     package init() {}
 
@@ -31,6 +32,15 @@ package struct RouteMap: Sendable {
         }
     }
 
+    /// Adds a route for every path that begins so and has none of its own.
+    package mutating func onPrefix(_ method: HTTPRequest.Method, _ path: String, _ answer: @escaping RouteAnswer) {
+        if let index = prefixes.firstIndex(where: { $0.path == path }) {
+            prefixes[index].answers[method] = answer
+        } else {
+            prefixes.append((path, [method: answer]))
+        }
+    }
+
     /// The function for a request and the values of its path's named segments.
     /// - Throws: 404 or 405.
     package func resolve(_ method: HTTPRequest.Method, _ path: String) throws -> (RouteAnswer, [String: String]) {
@@ -40,6 +50,9 @@ package struct RouteMap: Sendable {
             if let values = match(pattern.segments, given) {
                 return (try pick(method, from: pattern.answers, path), values)
             }
+        }
+        for prefix in prefixes where path.hasPrefix(prefix.path) {
+            return (try pick(method, from: prefix.answers, path), [:])
         }
         throw ToolboxError(.notFound, "NOT_FOUND", "no route \(path)")
     }

@@ -164,11 +164,19 @@ package struct ToolboxDaemon: Service {
         var routes = RouteMap()
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
+        addProcessRoutes(to: &routes, environment, runner)
+        addLaterRoutes(to: &routes)
+        return routes
+    }
+
+    private func addProcessRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore, _ runner: ProgramRunner) {
+        let workingDirectory = configuration.workingDirectory
         let execute = ExecuteRoute(runner: runner, environment: environment, workingDirectory: workingDirectory)
+        let codeRun = CodeRunRoute(runner: runner, environment: environment, workingDirectory: workingDirectory)
         routes.on(.post, "/process/execute") { try await execute($0) }
+        routes.on(.post, "/process/code-run") { try await codeRun($0) }
         routes.on(.get, "/process/session/entrypoint") { [entrypoint] in try await entrypoint.session($0) }
         routes.on(.get, "/process/session/entrypoint/logs") { [entrypoint] in try await entrypoint.logs($0) }
-        return routes
     }
 
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
@@ -182,6 +190,11 @@ package struct ToolboxDaemon: Service {
         routes.on(.get, "/user-home-dir") { try await info.homeDirectory($0) }
         routes.on(.post, "/env") { try await info.updateEnvironment($0) }
         routes.on(.post, "/init") { try await info.initialize($0) }
+        let metrics = SystemMetrics()
+        routes.on(.get, "/system/metrics") { try await metrics.answer($0) }
+        let ports = PortRoutes(daemonPort: configuration.port)
+        routes.on(.get, "/port") { try await ports.list($0) }
+        routes.on(.get, "/port/{port}/in-use") { try await ports.isInUse($0) }
     }
 
     private func addFileRoutes(to routes: inout RouteMap, _ workingDirectory: WorkingDirectory) {
@@ -191,6 +204,17 @@ package struct ToolboxDaemon: Service {
         routes.on(.post, "/files/upload-v2") { try await uploads.single($0) }
         routes.on(.get, "/files/download") { try await downloads.single($0) }
         routes.on(.post, "/files/bulk-download") { try await downloads.bulk($0) }
+        let files = FileRoutes(workingDirectory: workingDirectory)
+        routes.on(.get, "/files") { try await files.list($0) }
+        routes.on(.get, "/files/info") { try await files.info($0) }
+        routes.on(.post, "/files/folder") { try await files.makeFolder($0) }
+        routes.on(.delete, "/files") { try await files.delete($0) }
+        routes.on(.post, "/files/move") { try await files.move($0) }
+        routes.on(.post, "/files/permissions") { try await files.setPermissions($0) }
+        let searches = SearchRoutes(workingDirectory: workingDirectory)
+        routes.on(.get, "/files/find") { try await searches.find($0) }
+        routes.on(.get, "/files/search") { try await searches.search($0) }
+        routes.on(.post, "/files/replace") { try await searches.replace($0) }
     }
 
     private func spoolDirectory(_ environment: [String: String]) -> String {

@@ -1,0 +1,51 @@
+import Glibc
+import Hummingbird
+import NIOCore
+
+/// `GET /port` and `GET /port/{port}/in-use`: who listens in the sandbox, from /proc/net.
+package struct PortRoutes: Sendable {
+    /// Most of a table that is read: about 100,000 sockets.
+    private static let tableLimitBytes = 16 << 20
+
+    /// Our own port, which is not the user's business.
+    let daemonPort: Int
+
+    func list(_ call: ToolboxCall) async throws -> Response {
+        try jsonResponse(["ports": try await listening().filter { $0 != daemonPort }])
+    }
+
+    func isInUse(_ call: ToolboxCall) async throws -> Response {
+        let text = call.parameters["port"] ?? ""
+        guard let port = Int(text), (1...65535).contains(port) else {
+            throw ToolboxError.badRequest("'\(text)' is not a port between 1 and 65535")
+        }
+        return try jsonResponse(["isInUse": try await listening().contains(port)])
+    }
+
+    private func listening() async throws -> [Int] {
+        try await onBlockingThread {
+            let tables = try ["/proc/net/tcp", "/proc/net/tcp6"].map { try Self.readTable($0) }
+            return Set(tables.flatMap { listeningPorts(inTable: $0) }).sorted()
+        }
+    }
+
+    private static func readTable(_ path: String) throws -> String {
+        guard let file = try? OpenFile.open(path, O_RDONLY, to: "read") else { return "" }
+        var text = ByteBuffer()
+        while text.readableBytes < tableLimitBytes {
+            let piece = try file.read(64 << 10, at: Int64(text.readableBytes))
+            if piece.readableBytes == 0 { break }
+            text.writeImmutableBuffer(piece)
+        }
+        return String(buffer: text)
+    }
+}
+
+/// The local ports of the sockets in state LISTEN (0A) in a table like /proc/net/tcp.
+package func listeningPorts(inTable text: String) -> [Int] {
+    text.split(separator: "\n").dropFirst().compactMap { line in
+        let fields = line.split(separator: " ")
+        guard fields.count > 3, fields[3] == "0A", let colon = fields[1].lastIndex(of: ":") else { return nil }
+        return Int(fields[1][fields[1].index(after: colon)...], radix: 16)
+    }
+}

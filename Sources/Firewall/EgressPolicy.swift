@@ -23,7 +23,10 @@ package enum EgressPolicy: Hashable, Sendable {
         guard text.contains(where: { !$0.isWhitespace }) else { return [] }
         let parts = text.split(separator: ",", omittingEmptySubsequences: false)
         guard parts.count <= allowListLimit else {
-            throw FirewallError(.tooManyRanges, "the allow list has \(parts.count) ranges; at most \(allowListLimit) are possible")
+            throw FirewallError(
+                .tooManyRanges,
+                "the allow list has \(parts.count) ranges; at most \(allowListLimit) are possible"
+            )
         }
         var ranges: [IPv4Range] = []
         for part in parts { ranges.append(try IPv4Range(parsing: trimmed(part))) }

@@ -32,7 +32,9 @@ private func check(_ sandboxes: [SandboxFirewall], _ host: HostFirewall) throws(
     var slots: [Int: String] = [:]
     var addresses: [IPv4Address: String] = [:]
     for sandbox in sandboxes {
-        guard SandboxFirewall.slots.contains(sandbox.slot), host.subnet.contains(sandbox.address), isPlain(sandbox.sandbox) else {
+        guard SandboxFirewall.slots.contains(sandbox.slot), host.subnet.contains(sandbox.address),
+            isPlain(sandbox.sandbox)
+        else {
             throw FirewallError(
                 .invalidSandbox,
                 "sandbox '\(sandbox.sandbox.prefix(64))' at \(sandbox.address), slot \(sandbox.slot): it must have an id of letters, digits and '-', an address in \(host.subnet) and a slot in \(SandboxFirewall.slots)"
@@ -52,7 +54,8 @@ private func isPlain(_ id: String) -> Bool {
     (1...64).contains(id.utf8.count)
         && id.utf8.allSatisfy { byte in
             switch byte {
-            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"),
                 UInt8(ascii: "-"):
                 true
             default: false

@@ -40,7 +40,8 @@ package struct HostFirewall: Hashable, Sendable {
     private func checkBridge() throws(FirewallError) {
         let isName = bridge.utf8.allSatisfy { byte in
             switch byte {
-            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"),
                 UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."):
                 true
             // A '+' would be a wildcard to iptables.
@@ -48,13 +49,19 @@ package struct HostFirewall: Hashable, Sendable {
             }
         }
         guard isName, (1...15).contains(bridge.utf8.count), !bridge.hasPrefix("-") else {
-            throw FirewallError(.invalidHost, "bridge '\(bridge.prefix(40))' is no interface name of 1 to 15 of the characters A-Za-z0-9._-")
+            throw FirewallError(
+                .invalidHost,
+                "bridge '\(bridge.prefix(40))' is no interface name of 1 to 15 of the characters A-Za-z0-9._-"
+            )
         }
     }
 
     private func checkResolvers() throws(FirewallError) {
         guard resolvers.count <= Self.resolversLimit else {
-            throw FirewallError(.invalidHost, "\(resolvers.count) resolvers given; at most \(Self.resolversLimit) are possible")
+            throw FirewallError(
+                .invalidHost,
+                "\(resolvers.count) resolvers given; at most \(Self.resolversLimit) are possible"
+            )
         }
         for resolver in resolvers {
             if let range = Floor.untouchable.first(where: { $0.contains(resolver) }) {

@@ -17,7 +17,10 @@ package struct IPv4Address: Hashable, Comparable, Sendable, CustomStringConverti
         let parts = text.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
         let octets = parts.compactMap { canonicalNumber($0, limit: 255) }
         guard parts.count == 4, octets.count == 4 else {
-            throw FirewallError(.invalidAddress, "'\(text.prefix(60))' is no IPv4 address; write four numbers of 0 to 255, as 203.0.113.7")
+            throw FirewallError(
+                .invalidAddress,
+                "'\(text.prefix(60))' is no IPv4 address; write four numbers of 0 to 255, as 203.0.113.7"
+            )
         }
         rawValue = octets.reduce(0) { $0 << 8 | UInt32($1) }
     }
@@ -52,7 +55,10 @@ package struct IPv4Range: Hashable, Sendable, CustomStringConvertible {
     package init(parsing text: some StringProtocol) throws(FirewallError) {
         let parts = text.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, let length = canonicalNumber(parts[1].utf8, limit: 32) else {
-            throw FirewallError(.invalidRange, "'\(text.prefix(60))' is no IPv4 range; write address/prefix with a prefix of 0 to 32, as 203.0.113.0/24")
+            throw FirewallError(
+                .invalidRange,
+                "'\(text.prefix(60))' is no IPv4 range; write address/prefix with a prefix of 0 to 32, as 203.0.113.0/24"
+            )
         }
         do {
             self.init(try IPv4Address(parsing: parts[0]), prefixLength: length)
@@ -88,7 +94,8 @@ package struct IPv4Range: Hashable, Sendable, CustomStringConvertible {
 
 /// Reads a decimal number without sign, blank or leading zero.
 private func canonicalNumber(_ digits: some Collection<UInt8>, limit: Int) -> Int? {
-    guard (1...3).contains(digits.count), digits.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }) else { return nil }
+    guard (1...3).contains(digits.count), digits.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) })
+    else { return nil }
     guard digits.count == 1 || digits.first != UInt8(ascii: "0") else { return nil }
     let value = digits.reduce(0) { $0 * 10 + Int($1 - UInt8(ascii: "0")) }
     return value <= limit ? value : nil

@@ -77,7 +77,10 @@ package struct KernelFirewall: Sendable {
             group.addTask { try await Self.execute(words, input) }
             group.addTask {
                 try await Task.sleep(for: limit)
-                throw FirewallError(.timeout, "'\(words.joined(separator: " "))' did not end within \(limit); it was killed")
+                throw FirewallError(
+                    .timeout,
+                    "'\(words.joined(separator: " "))' did not end within \(limit); it was killed"
+                )
             }
             defer { group.cancelAll() }
             guard let output = try await group.next() else { throw CancellationError() }

@@ -93,7 +93,9 @@ struct ObservedTable: Hashable, Sendable {
     }
 
     private static func target(_ words: [String]) -> String? {
-        guard let option = words.lastIndex(where: { $0 == "-j" || $0 == "-g" }), option + 1 < words.count else { return nil }
+        guard let option = words.lastIndex(where: { $0 == "-j" || $0 == "-g" }), option + 1 < words.count else {
+            return nil
+        }
         return words[option + 1]
     }
 }

@@ -96,7 +96,9 @@ extension SandboxFirewall {
 
     private func dns(_ host: HostFirewall) -> [Rule] {
         host.resolvers.flatMap { resolver in
-            [Rule.Transport.udp, .tcp].map { Rule(destination: IPv4Range(resolver), port: .init(transport: $0, number: 53), .pass) }
+            [Rule.Transport.udp, .tcp].map {
+                Rule(destination: IPv4Range(resolver), port: .init(transport: $0, number: 53), .pass)
+            }
         }
     }
 

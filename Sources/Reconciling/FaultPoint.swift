@@ -103,7 +103,9 @@ package enum FaultPoint {
 
     #if DEBUG
         private static let environmentPlan: Plan = {
-            guard let text = getenv("MARTLET_FAULT").map({ String(cString: $0) }), !text.isEmpty else { return Plan([]) }
+            guard let text = getenv("MARTLET_FAULT").map({ String(cString: $0) }), !text.isEmpty else {
+                return Plan([])
+            }
             guard let faults = parse(text) else {
                 fatalError("MARTLET_FAULT='\(text)' is not understood; write name:crash|throw|delay:<ms>[@passage],…")
             }

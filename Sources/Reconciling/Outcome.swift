@@ -27,7 +27,8 @@ package struct Backoff: Sendable, Hashable {
     /// wakes itself by what it does before failing would spin.
     package var wakeFloor: Duration
 
-    package init(first: Duration = .milliseconds(100), cap: Duration = .seconds(30), wakeFloor: Duration = .seconds(1)) {
+    package init(first: Duration = .milliseconds(100), cap: Duration = .seconds(30), wakeFloor: Duration = .seconds(1))
+    {
         self.first = first
         self.cap = cap
         self.wakeFloor = wakeFloor

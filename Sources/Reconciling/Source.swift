@@ -24,7 +24,10 @@ package struct Source<Key: Hashable & Sendable>: Sendable {
     }
 
     /// The signals of the sequence that `make` returns; it is called anew when a sequence ends.
-    package init<Signals: AsyncSequence & SendableMetatype>(_ name: String, _ make: @escaping @Sendable () async throws -> Signals)
+    package init<Signals: AsyncSequence & SendableMetatype>(
+        _ name: String,
+        _ make: @escaping @Sendable () async throws -> Signals
+    )
     where Signals.Element == SourceSignal<Key>, Signals.AsyncIterator: SendableMetatype {
         self.init(name) { signal in
             for try await element in try await make() { signal(element) }

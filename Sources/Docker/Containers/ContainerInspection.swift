@@ -95,7 +95,9 @@ package struct ContainerLimits: Sendable, Hashable, Decodable {
         memorySwapBytes = try container.decodeIfPresent(Int64.self, forKey: .memorySwapBytes) ?? 0
         nanoCPUs = try container.decodeIfPresent(Int64.self, forKey: .nanoCPUs) ?? 0
         pidsLimit = try container.decodeIfPresent(Int64.self, forKey: .pidsLimit) ?? 0
-        diskQuotaBytes = try container.decodeIfPresent([String: String].self, forKey: .storage)?["size"].flatMap { Int64($0) }
+        diskQuotaBytes = try container.decodeIfPresent([String: String].self, forKey: .storage)?["size"].flatMap {
+            Int64($0)
+        }
         hasGPUs = !(try container.decodeIfPresent([Device].self, forKey: .devices) ?? []).isEmpty
     }
 }

@@ -14,7 +14,9 @@ extension ContainerSpecification {
             "Tty": .bool(false),
             "OpenStdin": .bool(false),
             "NetworkDisabled": .bool(network == .none),
-            "HostConfig": .members(limits.merging(isolation) { first, _ in first }.merging(surroundings) { first, _ in first }),
+            "HostConfig": .members(
+                limits.merging(isolation) { first, _ in first }.merging(surroundings) { first, _ in first }
+            ),
             "NetworkingConfig": networking,
         ])
     }
@@ -93,23 +95,38 @@ extension ContainerSpecification {
         func require(_ isMet: Bool, _ message: @autoclosure () -> String) throws {
             guard isMet else { throw DockerError.refused(operation: operation, message()) }
         }
-        try require(memoryBytes >= Self.memoryBytesMinimum, "memoryBytes is \(memoryBytes); at least \(Self.memoryBytesMinimum) is needed")
-        try require(nanoCPUs >= Self.nanoCPUsMinimum, "nanoCPUs is \(nanoCPUs); at least \(Self.nanoCPUsMinimum) is needed")
+        try require(
+            memoryBytes >= Self.memoryBytesMinimum,
+            "memoryBytes is \(memoryBytes); at least \(Self.memoryBytesMinimum) is needed"
+        )
+        try require(
+            nanoCPUs >= Self.nanoCPUsMinimum,
+            "nanoCPUs is \(nanoCPUs); at least \(Self.nanoCPUsMinimum) is needed"
+        )
         try require(pidsLimit > 0, "pidsLimit is \(pidsLimit); it must be positive")
         try require(openFilesLimit > 0, "openFilesLimit is \(openFilesLimit); it must be positive")
-        try require(diskQuotaBytes.map { $0 > 0 } ?? true, "diskQuotaBytes is \(diskQuotaBytes ?? 0); it must be positive")
+        try require(
+            diskQuotaBytes.map { $0 > 0 } ?? true,
+            "diskQuotaBytes is \(diskQuotaBytes ?? 0); it must be positive"
+        )
         try require(log.maxFileBytes > 0 && log.maxFiles > 0, "log limits must be positive")
         try require(seccompProfile.map { $0.hasPrefix("{") } ?? true, "seccompProfile must be a JSON document")
         try require(appArmorProfile != "unconfined", "appArmorProfile 'unconfined' would switch AppArmor off")
         for name in sysctls.keys {
-            try require(name.hasPrefix("net.") || name.hasPrefix("fs.mqueue."), "sysctl '\(name)' is not namespaced to a container")
+            try require(
+                name.hasPrefix("net.") || name.hasPrefix("fs.mqueue."),
+                "sysctl '\(name)' is not namespaced to a container"
+            )
         }
         if case .bridge(let name, _) = network {
             try require(!Self.reservedNetworks.contains(name), "network '\(name)' is not a bridge network of ours")
             try require(!name.hasPrefix("container:"), "network '\(name)' is another container's namespace")
         }
         for bind in binds {
-            try require(bind.source.hasPrefix("/") && bind.target.hasPrefix("/"), "bind \(bind.source):\(bind.target) must be absolute")
+            try require(
+                bind.source.hasPrefix("/") && bind.target.hasPrefix("/"),
+                "bind \(bind.source):\(bind.target) must be absolute"
+            )
             try require(!bind.source.hasSuffix("docker.sock"), "bind \(bind.source) would hand over the host")
         }
     }

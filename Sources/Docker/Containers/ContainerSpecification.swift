@@ -28,8 +28,8 @@ package struct ContainerSpecification: Sendable, Hashable {
     /// Weight against other containers under contention; nil for the engine's 1024.
     package var cpuShares: Int64?
     package var pidsLimit: Int64 = 512
-    /// Soft and hard limit of open files per process.
-    package var openFilesLimit: Int64 = 1 << 20
+    /// Soft and hard limit of open files per process. Starting fails if the engine itself may not have as many.
+    package var openFilesLimit: Int64 = 16384
     /// Size of `/dev/shm`; nil for the engine's 64 MiB.
     package var shmBytes: Int64?
     /// Quota of the container's own layer; creation fails where the storage driver has none.
@@ -142,7 +142,8 @@ package enum Capability: String, Sendable, Hashable, CaseIterable {
 
     /// What package managers and servers running as root need, and no more.
     package static let defaultSet: Set<Capability> = [
-        .auditWrite, .chown, .dacOverride, .fowner, .fsetid, .kill, .netBindService, .setfcap, .setgid, .setpcap, .setuid,
+        .auditWrite, .chown, .dacOverride, .fowner, .fsetid, .kill, .netBindService, .setfcap, .setgid, .setpcap,
+        .setuid,
         .sysChroot,
     ]
 }

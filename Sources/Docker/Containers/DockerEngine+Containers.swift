@@ -2,7 +2,9 @@ import NIOHTTP1
 
 extension DockerEngine {
     /// Creates a container and does not start it. A second try with the same name throws `.conflict`; a missing image `.notFound`.
-    package func createContainer(named name: String, _ specification: ContainerSpecification) async throws -> CreatedContainer {
+    package func createContainer(named name: String, _ specification: ContainerSpecification) async throws
+        -> CreatedContainer
+    {
         let operation = "create container \(name)"
         try specification.check(operation: operation)
         let call = try EngineCall(
@@ -17,19 +19,32 @@ extension DockerEngine {
 
     /// Starts a container; one that runs already is success.
     package func startContainer(_ id: String) async throws {
-        try await send(EngineCall("start container \(id)", .POST, ["containers", id, "start"]), within: limits.lifecycle)
+        try await send(
+            EngineCall("start container \(id)", .POST, ["containers", id, "start"]),
+            within: limits.lifecycle
+        )
     }
 
     /// Sends the stop signal, and SIGKILL after `grace`; returns when the container is down. One that is down already is success.
     package func stopContainer(_ id: String, grace: Duration) async throws {
         let seconds = max(0, grace.components.seconds)
-        let call = try EngineCall("stop container \(id)", .POST, ["containers", id, "stop"], query: [("t", String(seconds))])
+        let call = try EngineCall(
+            "stop container \(id)",
+            .POST,
+            ["containers", id, "stop"],
+            query: [("t", String(seconds))]
+        )
         try await send(call, within: grace + limits.lifecycle)
     }
 
     /// Sends `signal` to the container's PID 1. One that is not running throws `.conflict`.
     package func killContainer(_ id: String, signal: String = "SIGKILL") async throws {
-        let call = try EngineCall("kill container \(id)", .POST, ["containers", id, "kill"], query: [("signal", signal)])
+        let call = try EngineCall(
+            "kill container \(id)",
+            .POST,
+            ["containers", id, "kill"],
+            query: [("signal", signal)]
+        )
         try await send(call, within: limits.call)
     }
 

@@ -92,7 +92,10 @@ package struct EngineEvents: AsyncSequence, Sendable {
             let start = resumeAt ?? .now()
             resumeAt = start
             failures += 1
-            let response = try await source.engine.open(try source.call(since: start), within: source.engine.limits.call)
+            let response = try await source.engine.open(
+                try source.call(since: start),
+                within: source.engine.limits.call
+            )
             lines = LineReader(response.body)
         }
 

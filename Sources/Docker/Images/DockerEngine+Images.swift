@@ -15,13 +15,26 @@ extension DockerEngine {
     /// Lists images bearing all `labels`, and matching the pattern `reference` (`martlet/*:*`) if given.
     package func listImages(labels: [String: String?] = [:], reference: String? = nil) async throws -> [ImageSummary] {
         let filters = labelFilters(labels, adding: reference.map { ["reference": [$0]] } ?? [:])
-        let call = try EngineCall("list images", .GET, ["images", "json"], query: [("filters", try filters.encodedText())])
+        let call = try EngineCall(
+            "list images",
+            .GET,
+            ["images", "json"],
+            query: [("filters", try filters.encodedText())]
+        )
         return try await value([ImageSummary].self, call, within: limits.call)
     }
 
     /// Makes an image of one layer from a tar of a file system; `changes` are Dockerfile instructions. Returns its id.
-    package func importImage(tar: ByteBuffer, repository: String, tag: String, changes: [String] = []) async throws -> String {
-        try await importImage(body: .bytes(tar), repository: repository, tag: tag, changes: changes, within: limits.transfer)
+    package func importImage(tar: ByteBuffer, repository: String, tag: String, changes: [String] = []) async throws
+        -> String
+    {
+        try await importImage(
+            body: .bytes(tar),
+            repository: repository,
+            tag: tag,
+            changes: changes,
+            within: limits.transfer
+        )
     }
 
     /// As above, from a stream that is never held in memory.
@@ -33,7 +46,13 @@ extension DockerEngine {
         within limit: Duration? = nil
     ) async throws -> String where Chunks.Element == ByteBuffer {
         let body = HTTPClientRequest.Body.stream(tar, length: .unknown)
-        return try await importImage(body: body, repository: repository, tag: tag, changes: changes, within: limit ?? limits.transfer)
+        return try await importImage(
+            body: body,
+            repository: repository,
+            tag: tag,
+            changes: changes,
+            within: limit ?? limits.transfer
+        )
     }
 
     private func importImage(
@@ -97,7 +116,12 @@ extension DockerEngine {
 
     /// Removes a name of an image, and its layers with the last one. An absent image throws `.notFound`, a used one `.conflict`.
     package func removeImage(_ reference: String, force: Bool = false) async throws {
-        let call = try EngineCall("remove image \(reference)", .DELETE, ["images", reference], query: [("force", String(force))])
+        let call = try EngineCall(
+            "remove image \(reference)",
+            .DELETE,
+            ["images", reference],
+            query: [("force", String(force))]
+        )
         try await send(call, within: limits.lifecycle)
     }
 }
@@ -176,7 +200,11 @@ struct ProgressMessage: Decodable {
         do {
             message = try JSONDecoder().decode(ProgressMessage.self, from: Data(buffer: line))
         } catch {
-            throw DockerError(operation: call.operation, kind: .server, message: "a progress line is not understood: \(error)")
+            throw DockerError(
+                operation: call.operation,
+                kind: .server,
+                message: "a progress line is not understood: \(error)"
+            )
         }
         if let error = message.error { throw failure(error, call) }
         return message
@@ -185,7 +213,9 @@ struct ProgressMessage: Decodable {
     private static func failure(_ message: String, _ call: EngineCall) -> DockerError {
         let text = message.lowercased()
         let status =
-            if text.contains("unauthorized") || text.contains("denied") || text.contains("authentication required") { 400 } else if text
+            if text.contains("unauthorized") || text.contains("denied") || text.contains("authentication required") {
+                400
+            } else if text
                 .contains("not found") || text.contains("manifest unknown")
             { 404 } else { 500 }
         return .answered(operation: call.operation, status: status, message: message)

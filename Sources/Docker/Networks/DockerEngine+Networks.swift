@@ -25,12 +25,19 @@ extension DockerEngine {
     /// Lists networks bearing all `labels`. `containers` is always empty in a list.
     package func listNetworks(labels: [String: String?] = [:]) async throws -> [NetworkInspection] {
         let query = [("filters", try labelFilters(labels).encodedText())]
-        return try await value([NetworkInspection].self, EngineCall("list networks", .GET, ["networks"], query: query), within: limits.call)
+        return try await value(
+            [NetworkInspection].self,
+            EngineCall("list networks", .GET, ["networks"], query: query),
+            within: limits.call
+        )
     }
 
     /// Removes a network. An absent one throws `.notFound`; one in use `.server` (the engine answers 403).
     package func removeNetwork(_ nameOrID: String) async throws {
-        try await send(EngineCall("remove network \(nameOrID)", .DELETE, ["networks", nameOrID]), within: limits.lifecycle)
+        try await send(
+            EngineCall("remove network \(nameOrID)", .DELETE, ["networks", nameOrID]),
+            within: limits.lifecycle
+        )
     }
 }
 

@@ -8,7 +8,11 @@ extension DockerEngine {
 
     /// What the engine and its host can do.
     package func information() async throws -> EngineInformation {
-        try await value(EngineInformation.self, EngineCall("read the engine's information", .GET, ["info"]), within: limits.call)
+        try await value(
+            EngineInformation.self,
+            EngineCall("read the engine's information", .GET, ["info"]),
+            within: limits.call
+        )
     }
 }
 

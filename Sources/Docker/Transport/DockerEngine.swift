@@ -46,7 +46,9 @@ package final class DockerEngine: Sendable {
     // MARK: - Calls
 
     /// Sends `call` and decodes the answer.
-    func value<Value: Decodable & Sendable>(_ type: Value.Type, _ call: EngineCall, within limit: Duration) async throws -> Value {
+    func value<Value: Decodable & Sendable>(_ type: Value.Type, _ call: EngineCall, within limit: Duration) async throws
+        -> Value
+    {
         let body = try await send(call, within: limit)
         do {
             return try JSONDecoder().decode(type, from: Data(buffer: body))
@@ -77,7 +79,11 @@ package final class DockerEngine: Sendable {
     }
 
     /// Streams the lines of an answer to `onLine`; `limit` covers the whole exchange.
-    func forEachLine(_ call: EngineCall, within limit: Duration, _ onLine: @escaping @Sendable (ByteBuffer) async throws -> Void)
+    func forEachLine(
+        _ call: EngineCall,
+        within limit: Duration,
+        _ onLine: @escaping @Sendable (ByteBuffer) async throws -> Void
+    )
         async throws
     {
         let version = try await apiVersion()
@@ -85,12 +91,18 @@ package final class DockerEngine: Sendable {
             let response = try await self.execute(call, prefix: version.prefix)
             try await self.checkStatus(response, call)
             var lines = LineReader(response.body)
-            while let line = try await self.translatingErrors(call, { try await lines.next() }) { try await onLine(line) }
+            while let line = try await self.translatingErrors(call, { try await lines.next() }) {
+                try await onLine(line)
+            }
         }
     }
 
     /// Streams the chunks of an answer to `onChunk`; `limit` covers the whole exchange.
-    func forEachChunk(_ call: EngineCall, within limit: Duration, _ onChunk: @escaping @Sendable (ByteBuffer) async throws -> Void)
+    func forEachChunk(
+        _ call: EngineCall,
+        within limit: Duration,
+        _ onChunk: @escaping @Sendable (ByteBuffer) async throws -> Void
+    )
         async throws
     {
         let version = try await apiVersion()
@@ -98,7 +110,9 @@ package final class DockerEngine: Sendable {
             let response = try await self.execute(call, prefix: version.prefix)
             try await self.checkStatus(response, call)
             var chunks = response.body.makeAsyncIterator()
-            while let chunk = try await self.translatingErrors(call, { try await chunks.next(isolation: #isolation) }) { try await onChunk(chunk) }
+            while let chunk = try await self.translatingErrors(call, { try await chunks.next(isolation: #isolation) }) {
+                try await onChunk(chunk)
+            }
         }
     }
 
@@ -106,7 +120,9 @@ package final class DockerEngine: Sendable {
         try await withDeadline(limit, operation: call.operation) {
             let response = try await self.execute(call, prefix: prefix)
             try await self.checkStatus(response, call)
-            return try await self.translatingErrors(call) { try await response.body.collect(upTo: self.limits.bodyBytes) }
+            return try await self.translatingErrors(call) {
+                try await response.body.collect(upTo: self.limits.bodyBytes)
+            }
         }
     }
 
@@ -132,7 +148,8 @@ package final class DockerEngine: Sendable {
         let status = Int(response.status.code)
         guard !(200..<300).contains(status), status != 304 else { return }
         let body = try await translatingErrors(call) { try await response.body.collect(upTo: self.limits.bodyBytes) }
-        let message = (try? JSONDecoder().decode(ErrorAnswer.self, from: Data(buffer: body)))?.message ?? String(buffer: body)
+        let message =
+            (try? JSONDecoder().decode(ErrorAnswer.self, from: Data(buffer: body)))?.message ?? String(buffer: body)
         if status == 400, message.contains("API version") { forgetVersion() }
         throw DockerError.answered(operation: call.operation, status: status, message: message)
     }

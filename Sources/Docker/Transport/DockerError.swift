@@ -53,7 +53,12 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
 
     /// Classifies an answer of the engine.
     static func answered(operation: String, status: Int, message: String) -> DockerError {
-        DockerError(operation: operation, kind: kind(status: status, message: message), status: status, message: message)
+        DockerError(
+            operation: operation,
+            kind: kind(status: status, message: message),
+            status: status,
+            message: message
+        )
     }
 
     private static func kind(status: Int, message: String) -> Kind {

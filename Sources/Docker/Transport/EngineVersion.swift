@@ -30,7 +30,8 @@ package struct APIVersion: Sendable, Hashable, Comparable, CustomStringConvertib
             throw DockerError(
                 operation: "agree on an API version",
                 kind: .server,
-                message: "the engine \(offered.version) speaks API \(offered.apiVersion); \(ours) (Docker 20.10) or later is needed"
+                message:
+                    "the engine \(offered.version) speaks API \(offered.apiVersion); \(ours) (Docker 20.10) or later is needed"
             )
         }
         return max(ours, APIVersion(parsing: offered.minimumAPIVersion) ?? ours)

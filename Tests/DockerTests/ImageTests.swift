@@ -1,0 +1,96 @@
+import Docker
+import NIOCore
+import Testing
+
+@testable import struct Docker.RegistryCredentials
+@testable import enum Docker.ImageReference
+
+@Suite struct ImageTests {
+    @Test func importsTagsListsAndRemoves() async throws {
+        try await withEngine { test in
+            let tar = tarArchive(name: "hello.txt", content: "hello")
+            let half = tar.readableBytes / 2
+            let chunks = AsyncStream<ByteBuffer> { stream in
+                stream.yield(tar.getSlice(at: 0, length: half)!)
+                stream.yield(tar.getSlice(at: half, length: tar.readableBytes - half)!)
+                stream.finish()
+            }
+            let name = "martlet-test/\(test.mark)"
+            let changes = ["ENTRYPOINT [\"/bin/true\"]", "ENV A=b", "LABEL martlet.test=\(test.mark)", "EXPOSE 8080"]
+            let id = try await test.engine.importImage(tar: chunks, repository: name, tag: "one", changes: changes)
+            let image = try await test.engine.inspectImage("\(name):one")
+            #expect(image.id == id)
+            #expect(image.entrypoint == ["/bin/true"])
+            #expect(image.env.contains("A=b"))
+            #expect(image.labels["martlet.test"] == test.mark)
+            #expect(image.exposedPorts == ["8080/tcp"])
+            #expect(image.repositoryTags == ["\(name):one"])
+
+            try await test.engine.tagImage(id, repository: name, tag: "two")
+            let listed = try await test.engine.listImages(labels: ["martlet.test": test.mark])
+            #expect(listed.map(\.id) == [id])
+            #expect(Set(listed.first?.repositoryTags ?? []) == ["\(name):one", "\(name):two"])
+
+            try await test.engine.removeImage("\(name):one")
+            try await test.engine.removeImage("\(name):two")
+            #expect(try await kind { _ = try await test.engine.inspectImage(id) } == .notFound)
+            #expect(try await kind { try await test.engine.removeImage(id) } == .notFound)
+        }
+    }
+
+    @Test func anImageInUseIsAConflict() async throws {
+        try await withEngine { test in
+            let image = "martlet-test/\(test.mark)"
+            let tar = tarArchive(name: "x", content: "x")
+            _ = try await test.engine.importImage(tar: tar, repository: image, tag: "used")
+            var specification = test.sleeper()
+            specification.image = "\(image):used"
+            let container = try await test.engine.createContainer(named: test.mark, specification).id
+            #expect(try await kind { try await test.engine.removeImage("\(image):used") } == .conflict)
+            try await test.engine.removeContainer(container)
+            try await test.engine.removeImage("\(image):used")
+        }
+    }
+
+    /// No registry listens there; the engine says so inside a stream that began with 200, or with a 500.
+    @Test func aFailedPullThrows() async throws {
+        try await withEngine { test in
+            let credentials = RegistryCredentials(username: "u", password: "p", serverAddress: "127.0.0.1:1")
+            let result = try await kind {
+                try await test.engine.pullImage("127.0.0.1:1/none:x", credentials: credentials, within: .seconds(60))
+            }
+            #expect(result == .server)
+        }
+    }
+
+    @Test func credentialsAreURLSafeBase64OfJSON() throws {
+        let credentials = RegistryCredentials(username: "u", password: "ÿþ~?>", serverAddress: "r:5000")
+        let header = try credentials.header()
+        #expect(!header.contains("+") && !header.contains("/"))
+    }
+
+    @Test func tellsTagsFromPorts() {
+        #expect(!ImageReference.namesOneImage("registry:5000/a/b"))
+        #expect(ImageReference.namesOneImage("registry:5000/a/b:1"))
+        #expect(ImageReference.namesOneImage("a/b@sha256:00"))
+        #expect(!ImageReference.namesOneImage("busybox"))
+    }
+}
+
+/// A tar archive of one file.
+func tarArchive(name: String, content: String) -> ByteBuffer {
+    func padded(_ text: String, _ length: Int) -> [UInt8] {
+        Array(text.utf8) + Array(repeating: 0, count: length - text.utf8.count)
+    }
+    func octal(_ number: Int, _ length: Int) -> [UInt8] {
+        let digits = String(number, radix: 8)
+        return padded(String(repeating: "0", count: length - 1 - digits.utf8.count) + digits, length)
+    }
+    var header =
+        padded(name, 100) + octal(0o644, 8) + octal(0, 8) + octal(0, 8) + octal(content.utf8.count, 12) + octal(0, 12)
+    header += Array("        ".utf8) + Array("0".utf8) + padded("", 100) + padded("ustar", 6) + Array("00".utf8)
+    header += Array(repeating: 0, count: 512 - header.count)
+    header.replaceSubrange(148..<156, with: octal(header.reduce(0) { $0 + Int($1) }, 7) + [UInt8(ascii: " ")])
+    let body = padded(content, (content.utf8.count + 511) / 512 * 512)
+    return ByteBuffer(bytes: header + body + Array(repeating: 0, count: 1024))
+}

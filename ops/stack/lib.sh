@@ -7,7 +7,8 @@ umask 022
 
 MARTLET_ROOT=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
 MARTLET_CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/martlet
-STARTED_AT=${EPOCHREALTIME/[^0-9]/}
+# One clock for a script and those it calls, so that the times in a run follow each other.
+export MARTLET_OPS_STARTED_AT=${MARTLET_OPS_STARTED_AT:-${EPOCHREALTIME/[^0-9]/}}
 
 # ---- what the user reads -------------------------------------------------------------------------------------------
 
@@ -20,7 +21,7 @@ fi
 # Milliseconds since the script began.
 elapsed_ms() {
     local now=${EPOCHREALTIME/[^0-9]/}
-    echo $(((now - STARTED_AT) / 1000))
+    echo $(((now - MARTLET_OPS_STARTED_AT) / 1000))
 }
 
 # 12345 → 12.3s
@@ -125,6 +126,19 @@ free_port() {
         fi
     done
     fail "no free port found between 20000 and 32000"
+}
+
+# ---- psql ------------------------------------------------------------------------------------------------------------
+
+# run_psql URL ARGUMENTS…: the password travels in the environment, because everybody may read a process's arguments.
+run_psql() {
+    local url=$1 password=${PGPASSWORD:-}
+    shift
+    if [[ $url =~ ^(postgres(ql)?://[^:/@]+):([^@]*)@(.*)$ ]]; then
+        url=${BASH_REMATCH[1]}@${BASH_REMATCH[4]}
+        password=$(printf '%b' "${BASH_REMATCH[3]//%/\\x}")
+    fi
+    PGCONNECT_TIMEOUT=${PGCONNECT_TIMEOUT:-5} PGPASSWORD=$password psql "$url" "$@"
 }
 
 # ---- processes -----------------------------------------------------------------------------------------------------

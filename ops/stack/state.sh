@@ -31,5 +31,5 @@ need_state() {
 service_pidfile() { echo "$STATE/run/$1.pid"; }
 service_log() { echo "$STATE/log/$1.log"; }
 
-# One value out of the database, as its owner.
-query_value() { PGCONNECT_TIMEOUT=3 psql --no-psqlrc -XAtq -v ON_ERROR_STOP=1 "$DATABASE_URL" "${@:2}" -c "$1"; }
+# query SQL: one value out of the database, as its owner. The text goes in by stdin: it may hold a password.
+query() { PGOPTIONS='-c client_min_messages=warning' run_psql "$DATABASE_URL" --no-psqlrc -XAtq -v ON_ERROR_STOP=1 <<<"$1"; }

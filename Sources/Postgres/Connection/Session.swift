@@ -29,11 +29,12 @@ final class Session {
         if case .closed = phase { true } else { false }
     }
 
-    /// The open PGconn, or the error that says why there is none.
+    /// The open PGconn. Throws `connection_closed`, which says that nothing has been sent.
     func handle() throws -> OpaquePointer {
         switch phase {
         case .open(let handle): return handle
-        case .closed(let error): throw error
+        case .closed(let error):
+            throw PostgresError(.connectionClosed, "nothing was sent: \(error.message)", retry: error.retry)
         case .fresh: throw PostgresError(.connectionClosed, "the connection has not been opened")
         }
     }

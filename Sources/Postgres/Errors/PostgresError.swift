@@ -68,7 +68,7 @@ extension PostgresError.Code {
     package static let connectionFailed = Self(rawValue: "connection_failed")
     /// The connection broke, possibly while the statement ran.
     package static let connectionLost = Self(rawValue: "connection_lost")
-    /// The connection was closed by us before the statement was sent.
+    /// The connection was closed, by us or otherwise, before the statement was sent.
     package static let connectionClosed = Self(rawValue: "connection_closed")
     /// The statement's deadline passed; it was cancelled on the server.
     package static let deadlineExceeded = Self(rawValue: "deadline_exceeded")

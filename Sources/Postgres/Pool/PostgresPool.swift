@@ -30,8 +30,13 @@ package final class PostgresPool: PostgresClient {
 
     // MARK: Use
 
+    /// As the protocol says. A connection found dead before anything was sent is replaced once, silently.
     package func run(_ sql: SQL, deadline: Duration? = nil) async throws -> PostgresResult {
-        try await withConnection { try await $0.run(sql, deadline: deadline) }
+        do {
+            return try await withConnection { try await $0.run(sql, deadline: deadline) }
+        } catch let error as PostgresError where error.code == .connectionClosed {
+            return try await withConnection { try await $0.run(sql, deadline: deadline) }
+        }
     }
 
     /// Lends a connection for the time of `body`. Throws `acquisition_deadline_exceeded`, naming the limit, who waits and

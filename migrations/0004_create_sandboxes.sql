@@ -46,7 +46,7 @@ COMMENT ON COLUMN sandbox.generation IS 'Bumped by trigger on each change that a
 COMMENT ON COLUMN sandbox.toolbox_token IS 'What the daemon in the sandbox asks of every caller; given to it by the runner, sent by the proxy.';
 CREATE UNIQUE INDEX sandbox_name_is_unique ON sandbox (organization_id, name) WHERE desired_state <> 'destroyed';
 CREATE INDEX sandbox_by_age ON sandbox (organization_id, created_at DESC, id DESC) WHERE destroyed_at IS NULL;
-CREATE INDEX sandbox_by_name ON sandbox (organization_id, lower(name) text_pattern_ops, id) WHERE destroyed_at IS NULL;
+CREATE INDEX sandbox_by_name ON sandbox (organization_id, (lower(name) COLLATE "C"), id) WHERE destroyed_at IS NULL;
 CREATE INDEX sandbox_by_label ON sandbox USING gin (labels jsonb_path_ops) WHERE destroyed_at IS NULL;
 CREATE INDEX sandbox_to_purge ON sandbox (destroyed_at) WHERE destroyed_at IS NOT NULL;
 CREATE INDEX sandbox_to_expire ON sandbox (auto_destroy_at) WHERE auto_destroy_at IS NOT NULL AND desired_state <> 'destroyed';

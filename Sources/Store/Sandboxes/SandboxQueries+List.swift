@@ -1,0 +1,74 @@
+import Domain
+import FoundationEssentials
+import Postgres
+
+extension SandboxQueries {
+    /// One page in the order asked for.
+    ///
+    /// Pages are cut by key (sort key, id) and not by number, so that rows made or deleted meanwhile move nothing: a row that
+    /// is there from first page to last, and whose sort key stands still, is seen exactly once.
+    ///
+    /// - Throws: `PostgresError` of class 22 if the cursor's key is none.
+    package func list(_ filter: SandboxFilter, after cursor: SandboxCursor?, limit: Int) async throws -> SandboxPage {
+        let rows = try await client.query(Self.listing(filter, after: cursor, limit: limit + 1))
+        let items = try rows.prefix(limit).map(SandboxRecord.init)
+        guard rows.count > limit, let last = items.last else { return SandboxPage(items: items) }
+        let key: String = try rows[limit - 1]["sort_key"]
+        return SandboxPage(
+            items: items,
+            next: SandboxCursor(sort: filter.sort, order: filter.order, key: key, id: last.id)
+        )
+    }
+
+    static func listing(_ filter: SandboxFilter, after cursor: SandboxCursor?, limit: Int) -> SQL {
+        let (sort, isDescending) = (filter.sort, filter.order == .desc)
+        let direction: SQL = isDescending ? "DESC" : "ASC"
+        var conditions = filter.conditions
+        if let cursor {
+            let comparison: SQL = isDescending ? "<" : ">"
+            conditions.append(
+                "(\(sort.expression), \(sort.id)) \(comparison) (\(cursor.key)\(sort.keyCast), \(cursor.id))"
+            )
+        }
+        return """
+            SELECT \(SandboxRecord.columns), (\(sort.expression))::text AS sort_key
+            FROM \(sort.source)
+            WHERE \(conditions.joined(separator: " AND "))
+            ORDER BY \(sort.expression) \(direction), \(sort.id) \(direction)
+            LIMIT \(limit)
+            """
+    }
+}
+
+extension SandboxFilter {
+    fileprivate var conditions: [SQL] {
+        var all: [SQL] = ["v.organization_id = \(organizationID)", "v.destroyed_at IS NULL"]
+        if sort == .lastActivityAt { all.append("a.organization_id = \(organizationID)") }
+        if let idPrefix { all.append("starts_with(v.id::text, lower(\(idPrefix)::text))") }
+        if let namePrefix { all.append(Self.beginsWith(namePrefix)) }
+        if !labels.isEmpty { all.append("v.labels @> \(json: labels)") }
+        if let states { all.append("v.state = ANY (\(states))") }
+        if let snapshots { all.append("v.snapshot_name = ANY (\(snapshots))") }
+        if let regionIDs { all.append("v.region_id = ANY (\(regionIDs))") }
+        if let isPublic { all.append("v.public = \(isPublic)") }
+        if let isRecoverable { all.append("v.recoverable = \(isRecoverable)") }
+        all += cpu.conditions(on: "v.cpu") + memoryGib.conditions(on: "v.memory_gib")
+        all += diskGib.conditions(on: "v.disk_gib") + gpu.conditions(on: "v.gpu")
+        all += createdAt.conditions(on: "v.created_at") + lastActivityAt.conditions(on: "v.last_activity_at")
+        return all + autoDestroyAt.conditions(on: "v.auto_destroy_at")
+    }
+
+    /// A range of the index `sandbox_by_name`; the last character of Unicode ends it. No LIKE, so nothing to escape.
+    private static func beginsWith(_ prefix: String) -> SQL {
+        """
+        lower(v.name) COLLATE "C" >= lower(\(prefix)::text) COLLATE "C" \
+        AND lower(v.name) COLLATE "C" < (lower(\(prefix)::text) || chr(1114111)) COLLATE "C"
+        """
+    }
+}
+
+extension SandboxFilter.Bounds where Value: PostgresEncodable {
+    fileprivate func conditions(on column: SQL) -> [SQL] {
+        [lowest.map { "\(column) >= \($0)" }, highest.map { "\(column) <= \($0)" }].compactMap { $0 }
+    }
+}

@@ -1,0 +1,98 @@
+package import Domain
+package import FoundationEssentials
+import Postgres
+
+/// A sandbox as its owner sees it: one row of `sandbox_view`.
+package struct SandboxRecord: Sendable, Identifiable {
+    package let id: SandboxID
+    package let organizationID: OrganizationID
+    package let name: String
+    package let regionID: String
+    package let snapshotName: String?
+    package let image: String
+    package let osUser: String?
+    package let env: [String: String]
+    package let labels: [String: String]
+    package let isPublic: Bool
+    package let cpu: Int
+    package let memoryGib: Int
+    package let diskGib: Int
+    package let gpu: Int
+    /// The kind of GPU that the runner has; nil without GPUs.
+    package let gpuType: String?
+    package let networkBlockAll: Bool
+    package let networkAllowList: String?
+    package let autoStopMinutes: Int
+    package let autoArchiveMinutes: Int
+    package let autoDeleteMinutes: Int
+    package let autoDestroyAt: Date?
+    package let queueTimeoutMinutes: Int?
+    package private(set) var desiredState: DesiredState
+    package let generation: Int64
+    package let createdAt: Date
+    package let updatedAt: Date
+    package let destroyedAt: Date?
+    package let queueTimedOutAt: Date?
+    package let lastActivityAt: Date?
+    package let runnerID: RunnerID?
+    package let daemonVersion: String?
+    package private(set) var state: PublicState
+    package let errorReason: String?
+    package let isRecoverable: Bool
+
+    /// Destroyed where it stops: auto-delete 0.
+    package var isEphemeral: Bool { autoDeleteMinutes == 0 }
+
+    /// The same, after its end: for answers to whoever deleted it.
+    package var destroyed: SandboxRecord {
+        var copy = self
+        (copy.state, copy.desiredState) = (.destroyed, .destroyed)
+        return copy
+    }
+
+    init(_ row: Row) throws {
+        id = try row["id"]
+        organizationID = try row["organization_id"]
+        name = try row["name"]
+        regionID = try row["region_id"]
+        snapshotName = try row["snapshot_name"]
+        image = try row["image"]
+        osUser = try row["os_user"]
+        env = try row.decode("env", as: JSON<[String: String]>.self).value
+        labels = try row.decode("labels", as: JSON<[String: String]>.self).value
+        isPublic = try row["public"]
+        cpu = try row["cpu"]
+        memoryGib = try row["memory_gib"]
+        diskGib = try row["disk_gib"]
+        gpu = try row["gpu"]
+        gpuType = gpu > 0 ? try row["gpu_type"] : nil
+        networkBlockAll = try row["network_block_all"]
+        networkAllowList = try row["network_allow_list"]
+        autoStopMinutes = try row["auto_stop_minutes"]
+        autoArchiveMinutes = try row["auto_archive_minutes"]
+        autoDeleteMinutes = try row["auto_delete_minutes"]
+        autoDestroyAt = try row["auto_destroy_at"]
+        queueTimeoutMinutes = try row["queue_timeout_minutes"]
+        desiredState = try row["desired_state"]
+        generation = try row["generation"]
+        createdAt = try row["created_at"]
+        updatedAt = try row["updated_at"]
+        destroyedAt = try row["destroyed_at"]
+        queueTimedOutAt = try row["queue_timed_out_at"]
+        lastActivityAt = try row["last_activity_at"]
+        runnerID = try row["runner_id"]
+        daemonVersion = try row["daemon_version"]
+        state = try row["state"]
+        errorReason = try row["error_reason"]
+        isRecoverable = try row["recoverable"]
+    }
+
+    /// The columns that `init` reads, of a `sandbox_view` called `v`.
+    static let columns: SQL = """
+        v.id, v.organization_id, v.name, v.region_id, v.snapshot_name, v.image, v.os_user, v.env, v.labels, v.public, v.cpu, \
+        v.memory_gib, v.disk_gib, v.gpu, v.gpu_type, v.network_block_all, v.network_allow_list, v.auto_stop_minutes, \
+        v.auto_archive_minutes, v.auto_delete_minutes, v.auto_destroy_at, v.queue_timeout_minutes, v.desired_state, \
+        v.generation, v.created_at, v.updated_at, v.destroyed_at, v.queue_timed_out_at, v.last_activity_at, v.runner_id, \
+        v.daemon_version, v.state, v.error_reason, v.recoverable
+        """
+}

@@ -1,0 +1,59 @@
+package import Domain
+package import FoundationEssentials
+import Postgres
+
+/// An image with defaults to start sandboxes from: one row of `snapshot`.
+package struct SnapshotRecord: Sendable, Identifiable {
+    package let id: SnapshotID
+    package let organizationID: OrganizationID?
+    /// Shared with every organization.
+    package let isGeneral: Bool
+    package let name: String
+    package let image: String
+    package let state: String
+    package let errorReason: String?
+    package let cpu: Int
+    package let memoryGib: Int
+    package let diskGib: Int
+    package let gpu: Int
+    package let gpuType: String?
+    package let osUser: String?
+    package let entrypoint: [String]?
+    package let allowsSudo: Bool
+    package let architecture: String?
+    package let sizeBytes: Int64?
+    package let createdAt: Date
+    package let updatedAt: Date
+    package let lastUsedAt: Date?
+
+    /// Whether sandboxes may be started from it.
+    package var isActive: Bool { state == "active" }
+
+    init(_ row: Row) throws {
+        id = try row["id"]
+        organizationID = try row["organization_id"]
+        isGeneral = try row["general"]
+        name = try row["name"]
+        image = try row["image"]
+        state = try row["state"]
+        errorReason = try row["error_reason"]
+        cpu = try row["cpu"]
+        memoryGib = try row["memory_gib"]
+        diskGib = try row["disk_gib"]
+        gpu = try row["gpu"]
+        gpuType = try row["gpu_type"]
+        osUser = try row["os_user"]
+        entrypoint = try row["entrypoint"]
+        allowsSudo = try row["allow_sudo"]
+        architecture = try row["architecture"]
+        sizeBytes = try row["size_bytes"]
+        createdAt = try row["created_at"]
+        updatedAt = try row["updated_at"]
+        lastUsedAt = try row["last_used_at"]
+    }
+
+    static let columns: SQL = """
+        id, organization_id, general, name, image, state, error_reason, cpu, memory_gib, disk_gib, gpu, gpu_type, os_user, \
+        entrypoint, allow_sudo, architecture, size_bytes, created_at, updated_at, last_used_at
+        """
+}

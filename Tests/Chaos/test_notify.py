@@ -18,7 +18,7 @@ from Rig.waiting import eventually
 
 FUNCTIONS = """
     SELECT p.oid::regprocedure::text AS name, p.proconfig AS config
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'public' AND p.prosrc LIKE '%pg_notify%'
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'public' AND p.prosrc LIKE '%pg_notify%' ORDER BY 1
 """
 
 
@@ -47,6 +47,7 @@ def deaf(database: Database) -> Iterator[None]:
         undo = f"SET search_path = {path.partition('=')[2]}" if path else "RESET search_path"
         database.execute(f"ALTER FUNCTION {each['name']} {undo}")
     database.execute("DROP SCHEMA quiet CASCADE")
+    assert database.rows(FUNCTIONS) == functions, "the functions are not as they were"
 
 
 @pytest.mark.deadline(60)

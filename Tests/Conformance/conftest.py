@@ -9,7 +9,7 @@ import pytest
 from Rig.sandboxes import Client, Sandboxes
 
 
-@pytest.fixture(scope="session", params=["sync", "async"])
+@pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest) -> Client:
     """Each test that takes this runs with `Daytona` and with `AsyncDaytona`."""
     return request.getfixturevalue(f"{request.param}_client")

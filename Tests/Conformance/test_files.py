@@ -119,7 +119,7 @@ def test_errors_of_one_file(client: Client, box: Any, folder: str) -> None:
 
 def test_an_upload_that_cannot_be_written_says_which(client: Client, box: Any, folder: str) -> None:
     uploads = [FileUpload(b"fine", f"{folder}/fine"), FileUpload(b"x" * 100_000, "/proc/no/such"), FileUpload(b"too", f"{folder}/too")]
-    with pytest.raises(DaytonaError, match="/proc/no/such") as raised:
+    with pytest.raises(DaytonaError, match="/proc/no") as raised:
         client.wait(box.fs.upload_files(uploads))
     assert raised.value.status_code == 400
     assert client.wait(box.fs.download_file(f"{folder}/fine")) == b"fine"

@@ -38,5 +38,11 @@ class Engine:
         assert len(found) == 1, f"sandbox {sandbox_id} has {len(found)} containers"
         return self.get(f"/containers/{found[0]['Id']}/json")
 
+    def bridges(self) -> list[str]:
+        """Interfaces of all bridge networks of this engine."""
+        networks = self.get("/networks", filters='{"driver":["bridge"]}')
+        name = "com.docker.network.bridge.name"
+        return [each["Options"].get(name) or f"br-{each['Id'][:12]}" for each in networks]
+
     def has_image(self, name: str) -> bool:
         return self._http.get(f"/images/{name}/json").status_code == 200

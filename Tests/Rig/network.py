@@ -31,10 +31,10 @@ class HostNetwork:
     def links(self) -> list[dict[str, object]]:
         return json.loads(self.run("ip", "-json", "link", "show"))
 
-    def engine_veths(self) -> int:
-        """Host ends of the engine's veth pairs (it names them veth…; ours are named otherwise)."""
+    def veths_on(self, bridges: list[str]) -> int:
+        """Host ends of veth pairs that are plugged into these bridges."""
         links = json.loads(self.run("ip", "-json", "link", "show", "type", "veth") or "[]")
-        return sum(each.get("ifname", "").startswith("veth") for each in links)
+        return sum(each.get("master") in bridges for each in links)
 
     def addresses(self) -> list[str]:
         """The IPv4 addresses of the host, loopback not counted."""

@@ -96,7 +96,7 @@ class Order:
         for identifier in known - named:
             disorder.findings.append(f"container of {identifier} has no firewall rules")
         running = [each for each in self._engine.get("/containers/json") if each["HostConfig"]["NetworkMode"] not in ("host", "none")]
-        veths = self._host.engine_veths()
+        veths = self._host.veths_on(self._engine.bridges())
         if veths != len(running):
             disorder.findings.append(f"{veths} interfaces of containers for {len(running)} running containers")
 

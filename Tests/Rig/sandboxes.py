@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ class Client:
 
     def wait(self, outcome: Any, seconds: float = 300) -> Any:
         """The value itself, or the value of a coroutine, run on the client's own loop."""
-        if not asyncio.iscoroutine(outcome):
+        if not inspect.iscoroutine(outcome):  # asyncio.iscoroutine takes generators too
             return outcome
         assert self._loop is not None, "a sync client was given a coroutine"
         return asyncio.run_coroutine_threadsafe(outcome, self._loop).result(seconds)

@@ -12,7 +12,7 @@ from Rig.sandboxes import Sandboxes
 CAPABILITIES = {
     "DAC_READ_SEARCH": 2, "LINUX_IMMUTABLE": 9, "NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14,
     "SYS_MODULE": 16, "SYS_RAWIO": 17, "SYS_PTRACE": 19, "SYS_PACCT": 20, "SYS_ADMIN": 21, "SYS_BOOT": 22, "SYS_NICE": 23,
-    "SYS_RESOURCE": 24, "SYS_TIME": 25, "SYS_TTY_CONFIG": 26, "MKNOD": 27, "AUDIT_CONTROL": 30, "SETFCAP": 31,
+    "SYS_RESOURCE": 24, "SYS_TIME": 25, "SYS_TTY_CONFIG": 26, "MKNOD": 27, "AUDIT_CONTROL": 30,
     "MAC_OVERRIDE": 32, "SYSLOG": 34, "BLOCK_SUSPEND": 36, "PERFMON": 38, "BPF": 39, "CHECKPOINT_RESTORE": 40,
 }  # fmt: skip
 
@@ -40,8 +40,9 @@ def test_root_in_the_sandbox_is_refused_by_the_kernel(rooted: Any) -> None:
         "unshare -m true", "unshare -n true", "unshare -U true", "unshare -p -f true", "pivot_root / /tmp", "echo h > /proc/sysrq-trigger",
         "v=$(cat /proc/sys/kernel/core_pattern); echo \"$v\" > /proc/sys/kernel/core_pattern",
         "v=$(cat /proc/sys/kernel/panic); echo \"$v\" > /proc/sys/kernel/panic", "echo 1 > /proc/sys/net/ipv4/ip_forward",
-        "v=$(cat /sys/kernel/profiling); echo \"$v\" > /sys/kernel/profiling", "echo $$ > /sys/fs/cgroup/cgroup.procs",
-        "echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes", "mkdir /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x",
+        "v=$(cat /sys/kernel/profiling); echo \"$v\" > /sys/kernel/profiling", "cd /sys/fs/cgroup/memory || cd /sys/fs/cgroup; echo $$ > cgroup.procs",
+        "cd /sys/fs/cgroup; echo -1 > memory/memory.limit_in_bytes || echo max > memory.max",
+        "cd /sys/fs/cgroup/memory || cd /sys/fs/cgroup; mkdir x",
         "insmod /bin/busybox", "date -s \"$(date '+%Y-%m-%d %H:%M:%S')\"", "hostname \"$(hostname)\"", "swapon /dev/sda", "hwclock -w",
         "head -c 1 /proc/kcore | grep -q .", "head -c 1 /dev/mem | grep -q .", "head -c 1 /dev/kmsg", "head -c 1 /proc/kmsg",
         "ls /proc/1/root/../../var/lib/docker", "losetup /dev/loop0 /bin/busybox", "chattr +i /bin/busybox",

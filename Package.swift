@@ -64,7 +64,7 @@ let targets: [Target] = [
             .serviceLifecycle, .unixSignals,
         ]
     ),
-    library("API", ["Domain", "Store", .crypto, .hummingbird, .httpTypes, .logging, .nioCore, .nioFoundation, .serviceLifecycle]),
+    library("API", ["Domain", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .serviceLifecycle]),
     library(
         "Runner",
         [
@@ -88,11 +88,11 @@ let targets: [Target] = [
     tests("DomainTests", ["Domain"]),
     tests("ReconcilingTests", ["Reconciling", .logging]),
     tests("PostgresTests", ["Postgres", .logging]),
-    tests("StoreTests", ["Store", "TestSupport"]),
+    tests("StoreTests", ["Domain", "Postgres", "Store", "TestSupport", .logging]),
     tests("DockerTests", ["Docker", .logging, .nioCore, .nioHTTP1, .nioPosix]),
     tests("FirewallTests", ["Firewall", .logging, .subprocess]),
-    tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix]),
-    tests("APITests", ["API", "TestSupport", .logging]),
+    tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix, .serviceLifecycle]),
+    tests("APITests", ["API", "Domain", "Postgres", "Store", "TestSupport", .asyncHTTPClient, .logging, .nioCore, .nioHTTP1, .serviceLifecycle]),
     tests("RunnerTests", ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]),
     tests(
         "ProxyTests",

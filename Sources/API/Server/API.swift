@@ -1,0 +1,82 @@
+import Hummingbird
+import HummingbirdCore
+package import Logging
+import NIOCore
+package import Postgres
+package import ServiceLifecycle
+import Store
+
+/// What an API process works with.
+package struct APIDependencies: Sendable {
+    /// Connections as a login of `martlet_api`. Whoever made it runs it.
+    package var database: PostgresPool
+    /// Where the change feed listens: the same login.
+    package var databaseConfiguration: PostgresConfiguration
+    package var logger: Logger
+
+    package init(database: PostgresPool, databaseConfiguration: PostgresConfiguration, logger: Logger) {
+        self.database = database
+        self.databaseConfiguration = databaseConfiguration
+        self.logger = logger
+    }
+}
+
+/// An API, put together and not yet running.
+package struct ComposedAPI: Sendable {
+    /// To run in this order in one group: the feed, what works in the background, and HTTP last, so that it stops first.
+    package let services: [any Service]
+    /// Every operation there is, for tests that go through all of them.
+    let routes: [APIRoute]
+}
+
+/// Puts an API together; the one place where this is done, for main and for tests.
+///
+/// - Parameter onServerRunning: called with the port once requests are taken.
+package func buildAPI(
+    _ configuration: APIConfiguration,
+    _ dependencies: APIDependencies,
+    onServerRunning: @escaping @Sendable (_ port: Int) async -> Void = { _ in }
+) -> ComposedAPI {
+    let (database, limits, logger) = (dependencies.database, configuration.limits, dependencies.logger)
+    let cache = KeyCache(limits: limits)
+    let feed = ChangeFeed(dependencies.databaseConfiguration, logger: logger) { cache.heed($0) }
+    let uses = KeyUseRecorder(database: database, limits: limits, logger: logger)
+    let authenticator = Authenticator(
+        database: database,
+        cache: cache,
+        feed: feed,
+        failures: FailedAuthentications(limits: limits),
+        uses: uses
+    )
+    let sandboxes = SandboxService(database: database, feed: feed, limits: limits)
+    let routes =
+        SandboxRoutes(sandboxes: sandboxes, configuration: configuration).routes
+        + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
+        + SnapshotRoutes(database: database).routes
+        + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
+    let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
+    let server = Application(
+        responder: responder,
+        server: .http1(configuration: http(limits)),
+        configuration: .init(
+            address: .hostname(configuration.host, port: configuration.port),
+            backlog: 1024,
+            availableConnectionsDelegate: MaximumAvailableConnections(limits.connectionLimit)
+        ),
+        onServerRunning: { channel in await onServerRunning(channel.localAddress?.port ?? configuration.port) },
+        logger: logger
+    )
+    let housekeeper = Housekeeper(database: database, interval: limits.housekeepingInterval, logger: logger)
+    return ComposedAPI(services: [feed, uses, housekeeper, server], routes: routes)
+}
+
+private func http(_ limits: APILimits) -> HTTP1Channel.Configuration {
+    HTTP1Channel.Configuration(
+        idleTimeout: TimeAmount(limits.idleLimit),
+        httpDecoderConfiguration: .init(
+            maxHeaderFieldSize: limits.headerByteLimit,
+            maxHeaderListSize: limits.headerByteLimit,
+            maxHeaderFieldCount: 100
+        )
+    )
+}

@@ -1,0 +1,69 @@
+/// What an operator decides about an API process.
+package struct APIConfiguration: Sendable {
+    package var host: String
+    /// 0 lets the system choose.
+    package var port: Int
+    /// What toolbox calls begin with, without the sandbox's id and without a slash at the end: `http://host:4000/toolbox`.
+    package var toolboxProxyURL: String
+    /// Where previews will be: `http://{{PORT}}-{{sandboxId}}.localhost:4000`.
+    package var previewURLTemplate: String
+    package var dashboardURL: String
+    /// The region for a create without `target`, where the organization has no default; nil takes the oldest.
+    package var defaultRegion: String?
+    /// The snapshot for a create that names none.
+    package var defaultSnapshot: String
+    package var version: String
+    package var limits = APILimits()
+
+    package init(
+        host: String = "127.0.0.1",
+        port: Int = 3000,
+        toolboxProxyURL: String,
+        previewURLTemplate: String = "",
+        dashboardURL: String = "",
+        defaultRegion: String? = nil,
+        defaultSnapshot: String = "default",
+        version: String = "0.1.0"
+    ) {
+        self.host = host
+        self.port = port
+        self.toolboxProxyURL = toolboxProxyURL
+        self.previewURLTemplate = previewURLTemplate
+        self.dashboardURL = dashboardURL
+        self.defaultRegion = defaultRegion
+        self.defaultSnapshot = defaultSnapshot
+        self.version = version
+    }
+}
+
+/// The limits of an API process, each with its name.
+package struct APILimits: Sendable {
+    /// How long `POST /sandbox` may wait for `started` before it answers with what is there. The SDK waits 60 s.
+    package var createHold: Duration = .seconds(10)
+    /// The same for start, stop and recover.
+    package var changeHold: Duration = .seconds(2)
+    /// How often a held request looks at the row although nothing woke it.
+    package var holdPollInterval: Duration = .milliseconds(500)
+    /// The largest request body.
+    package var bodyByteLimit = 1 << 20
+    /// How long a body may take to arrive.
+    package var bodyDeadline: Duration = .seconds(30)
+    /// The largest set of request headers.
+    package var headerByteLimit = 32 << 10
+    /// How many connections may be open.
+    package var connectionLimit = 8192
+    /// How long a connection may be idle.
+    package var idleLimit: Duration = .seconds(120)
+    /// How many failed authentications one address has within `failedAuthenticationWindow` before it gets 429.
+    package var failedAuthenticationLimit = 60
+    package var failedAuthenticationWindow: Duration = .seconds(60)
+    /// How long a key's authorization is believed without asking again, notifications apart.
+    package var keyCacheLifetime: Duration = .seconds(30)
+    package var keyCacheLimit = 10_000
+    /// How long `/health/ready` waits for the database.
+    package var readinessDeadline: Duration = .seconds(2)
+    package var housekeepingInterval: Duration = .seconds(10)
+    package var keyUseInterval: Duration = .seconds(10)
+
+    package init() {}
+}

@@ -296,7 +296,8 @@ $$;
 
 -- The next free address after the last one given, so that a freed address rests for as long as possible.
 CREATE FUNCTION next_slot(runner uuid, after_slot integer, slots integer) RETURNS integer LANGUAGE sql STABLE AS $$
-    SELECT candidate FROM (SELECT (after_slot + step - 1) % slots + 1 AS candidate FROM generate_series(1, slots) AS step) AS ring
+    -- In the select list the series is made only as far as it is read; in FROM all of it would be.
+    SELECT candidate FROM (SELECT (after_slot + generate_series(1, slots) - 1) % slots + 1 AS candidate) AS ring
     WHERE NOT EXISTS (SELECT FROM sandbox_placement p WHERE p.runner_id = runner AND p.slot = candidate)
     LIMIT 1
 $$;

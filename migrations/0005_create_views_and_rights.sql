@@ -40,8 +40,8 @@ COMMENT ON VIEW sandbox_view IS 'A sandbox as its owner sees it.';
 CREATE VIEW my_sandbox AS
     SELECT s.id, s.organization_id, s.name, s.image, s.os_user, s.entrypoint, s.allow_sudo, s.env, s.labels, s.cpu, s.memory_gib,
         s.disk_gib, s.gpu, s.gpu_types, s.network_block_all, s.network_allow_list, s.desired_state, s.force_stop, s.generation,
-        s.toolbox_token, p.epoch, p.slot, t.state, t.error_reason, t.recoverable, t.observed_generation, t.container_id, t.deadline_at,
-        t.state_changed_at
+        s.toolbox_token, p.epoch, p.slot, t.state, t.error_reason, t.recoverable, t.observed_generation, t.container_id, t.effective,
+        t.deadline_at, t.state_changed_at
     FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
     WHERE p.runner_id = current_runner();
 COMMENT ON VIEW my_sandbox IS 'The sandboxes placed on the runner that asks; empty for anybody else.';

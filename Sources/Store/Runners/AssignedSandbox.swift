@@ -1,0 +1,117 @@
+package import Domain
+import FoundationEssentials
+import Postgres
+
+/// A sandbox placed on the runner that asks: what is wanted of it, and what the runner last reported (view `my_sandbox`).
+package struct AssignedSandbox: Sendable, Hashable {
+    package var id: SandboxID
+    /// Fencing token of the placement; every report carries it.
+    package var epoch: Int64
+    /// Number of its address on this runner, from 1.
+    package var slot: Int
+    package var generation: Int64
+    package var desired: DesiredState
+    /// A stop that does not wait for processes to end by themselves.
+    package var forceStop: Bool
+
+    package var image: String
+    /// User that its processes run as; nil for the image's.
+    package var osUser: String?
+    /// nil for the image's.
+    package var entrypoint: [String]?
+    package var allowsSudo: Bool
+    package var env: [String: String]
+    package var cpu: Int
+    package var memoryGib: Int
+    package var diskGib: Int
+    package var gpu: Int
+    package var networkBlockAll: Bool
+    package var networkAllowList: String?
+    /// What its daemon asks of every caller.
+    package var toolboxToken: String
+
+    package var reported: ReportedSandbox
+
+    package init(id: SandboxID, image: String, toolboxToken: String) {
+        self.id = id
+        epoch = 1
+        slot = 1
+        generation = 1
+        desired = .started
+        forceStop = false
+        self.image = image
+        allowsSudo = false
+        env = [:]
+        cpu = 1
+        memoryGib = 1
+        diskGib = 1
+        gpu = 0
+        networkBlockAll = false
+        self.toolboxToken = toolboxToken
+        reported = ReportedSandbox()
+    }
+}
+
+/// What the runner last wrote of a sandbox.
+package struct ReportedSandbox: Sendable, Hashable {
+    package var state: ObservedState = .creating
+    /// The generation that the actual sandbox last equalled, or failed under.
+    package var generation: Int64 = 0
+    package var containerID: String?
+    package var effective = EffectiveLimits()
+
+    package init() {}
+}
+
+/// Column `sandbox_status.effective`: the limits in force, and what the runner remembers of the run it reported.
+///
+/// The `requested…` keys say which wish these limits answer; the view compares them to tell `resizing`.
+package struct EffectiveLimits: Sendable, Hashable, Codable {
+    package var requestedCpu: Int?
+    package var requestedMemoryGib: Int?
+    package var requestedDiskGib: Int?
+    package var cpu: Double?
+    package var memoryBytes: Int64?
+    package var pids: Int64?
+    /// nil where nothing enforces it; `diskNote` says why.
+    package var diskBytes: Int64?
+    package var diskNote: String?
+    /// Why limits differ from the wish, if they do.
+    package var note: String?
+    /// When the engine says the reported run began: another value means that the container was started anew.
+    package var run: String?
+
+    package init() {}
+}
+
+extension AssignedSandbox {
+    static var columns: SQL {
+        """
+        id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
+        disk_gib, gpu, network_block_all, network_allow_list, toolbox_token, state, observed_generation, container_id, effective
+        """
+    }
+
+    init(_ row: Row) throws {
+        self.init(id: try row["id"], image: try row["image"], toolboxToken: try row["toolbox_token"])
+        epoch = try row["epoch"]
+        slot = try row["slot"]
+        generation = try row["generation"]
+        desired = try row["desired_state"]
+        forceStop = try row["force_stop"]
+        osUser = try row["os_user"]
+        entrypoint = try row["entrypoint"]
+        allowsSudo = try row["allow_sudo"]
+        env = try row.decode("env", as: JSON<[String: String]>.self).value
+        cpu = try row["cpu"]
+        memoryGib = try row["memory_gib"]
+        diskGib = try row["disk_gib"]
+        gpu = try row["gpu"]
+        networkBlockAll = try row["network_block_all"]
+        networkAllowList = try row["network_allow_list"]
+        reported.state = try row["state"]
+        reported.generation = try row["observed_generation"]
+        reported.containerID = try row["container_id"]
+        reported.effective = try row.decode("effective", as: JSON<EffectiveLimits>.self).value
+    }
+}

@@ -1,0 +1,45 @@
+package import Domain
+package import Logging
+package import Postgres
+
+/// What wakes a runner. It only wakes: rows tell the truth.
+package enum RunnerNotice: Sendable, Hashable {
+    /// Anything may have been missed: look at everything.
+    case resync
+    /// This sandbox of the runner changed.
+    case sandbox(SandboxID)
+    /// A sandbox waits for a runner, or capacity came free.
+    case pending
+}
+
+/// A runner's ear at the database: the channels `runner_<id>` and `pending`.
+package struct RunnerFeed: Sendable {
+    private static let pendingChannel = "pending"
+    private let listener: PostgresListener
+
+    /// Connects to nothing before `run()`.
+    package init(_ configuration: PostgresConfiguration, runner: RunnerID, logger: Logger) {
+        listener = PostgresListener(configuration, channels: ["runner_\(runner)", Self.pendingChannel], logger: logger)
+    }
+
+    /// Listens until its task is cancelled, reconnecting by itself. To be called once.
+    package func run() async { await listener.run() }
+
+    /// Hands over each notice; for one caller. Returns when the feed ended or the task is cancelled.
+    package func follow(_ body: (RunnerNotice) -> Void) async {
+        for await event in listener.events {
+            if let notice = Self.notice(event) { body(notice) }
+        }
+    }
+
+    /// Nil for a payload of a kind not known here: of a newer schema, perhaps.
+    static func notice(_ event: PostgresListenerEvent) -> RunnerNotice? {
+        switch event {
+        case .resync: return .resync
+        case .notification(channel: pendingChannel, _): return .pending
+        case .notification(_, let payload):
+            guard payload.hasPrefix("sandbox:") else { return nil }
+            return SandboxID(payload.dropFirst("sandbox:".count)).map(RunnerNotice.sandbox)
+        }
+    }
+}

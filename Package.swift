@@ -12,8 +12,11 @@ let ours: [SwiftSetting] = [
 ]
 
 func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, swiftSettings: ours)
+    .target(name: name, dependencies: dependencies, exclude: explained.contains(name) ? ["README.md"] : [], swiftSettings: ours)
 }
+
+/// Rooms that have a README of their own.
+let explained: Set<String> = ["Firewall", "Reconciling"]
 
 func executable(
     _ name: String, _ dependencies: [Target.Dependency], linker: [LinkerSetting] = []
@@ -77,7 +80,13 @@ let targets: [Target] = [
         ["Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL, .serviceLifecycle]
     ),
 
-    executable("martlet", ["API", "Docker", "Domain", "Proxy", "Runner", "Store", .argumentParser, .asyncHTTPClient, .logging, .serviceLifecycle]),
+    executable(
+        "martlet",
+        [
+            "API", "Docker", "Domain", "Firewall", "Postgres", "Proxy", "Runner", "Store", .argumentParser, .asyncHTTPClient, .logging,
+            .nioCore, .nioFoundation, .nioHTTP1, .serviceLifecycle, .unixSignals,
+        ]
+    ),
     executable(
         "martlet-daemon", ["Toolbox", .logging, .serviceLifecycle],
         // One file that runs in any image. Release builds are made with --static-swift-stdlib: see ops/build.

@@ -14,6 +14,8 @@ package struct FirewallError: Error, Sendable, Hashable, CustomStringConvertible
         case timeout
         /// The kernel holds other rules than those just applied: somebody else changes them too.
         case notConverged
+        /// Traffic between ports of a bridge does not meet iptables.
+        case bridgeUnfiltered
         /// The output of iptables-save is not understood.
         case unreadable
     }
@@ -30,7 +32,7 @@ package struct FirewallError: Error, Sendable, Hashable, CustomStringConvertible
     package var isRetryable: Bool {
         switch code {
         case .invalidAddress, .invalidRange, .tooManyRanges, .invalidHost, .invalidSandbox, .duplicate: false
-        case .commandFailed, .timeout, .notConverged, .unreadable: true
+        case .commandFailed, .timeout, .notConverged, .bridgeUnfiltered, .unreadable: true
         }
     }
 

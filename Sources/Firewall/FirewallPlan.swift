@@ -66,7 +66,7 @@ private func isPlain(_ id: String) -> Bool {
 /// The order matters inside one script: flush what changes, fill it, hook it up, then delete what nothing leads to any more.
 func planTable(desired: RuleSet, observed: ObservedTable) -> [String]? {
     let changed = desired.chains.filter { observed.chains[$0.name] != $0.rules.map { .known($0) } }
-    let surplus = observed.chains.keys.filter { name in !desired.chains.contains { $0.name == name } }.sorted()
+    let surplus = Set(observed.chains.keys).subtracting(desired.chains.map(\.name)).sorted()
     let hooks = planHooks(desired: desired.hooks, observed: observed.hooks)
     guard !changed.isEmpty || !surplus.isEmpty || !hooks.isEmpty else { return nil }
     // Naming a chain this way creates it, or empties it.

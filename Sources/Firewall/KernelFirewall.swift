@@ -18,11 +18,22 @@ package struct KernelFirewall: Sendable {
 
     /// Reads the rules of the runner `tag`.
     package func observe(tag: ChainTag) async throws -> ObservedFirewall {
-        let ipv4 = try await run("iptables-save", ["-t", "mangle"])
-        let ipv6 = try await run("ip6tables-save", ["-t", "mangle"])
-        return ObservedFirewall(
-            ipv4: try ObservedTable(saved: ipv4, tag: tag),
-            ipv6: try ObservedTable(saved: ipv6, tag: tag)
+        async let ipv4 = observeTable("iptables-save", tag)
+        async let ipv6 = observeTable("ip6tables-save", tag)
+        return ObservedFirewall(ipv4: try await ipv4, ipv6: try await ipv6)
+    }
+
+    private func observeTable(_ command: String, _ tag: ChainTag) async throws -> ObservedTable {
+        try ObservedTable(saved: try await run(command, ["-t", "mangle"]), tag: tag)
+    }
+
+    /// Reads again only what `plan` changed.
+    private func observe(after plan: FirewallPlan, before: ObservedFirewall, tag: ChainTag) async throws
+        -> ObservedFirewall
+    {
+        ObservedFirewall(
+            ipv4: plan.ipv4Script == nil ? before.ipv4 : try await observeTable("iptables-save", tag),
+            ipv6: plan.ipv6Script == nil ? before.ipv6 : try await observeTable("ip6tables-save", tag)
         )
     }
 
@@ -41,7 +52,7 @@ package struct KernelFirewall: Sendable {
         let observed = try await observe(tag: host.tag)
         guard let plan = try planFirewall(host: host, sandboxes: sandboxes, observed: observed) else { return false }
         try await apply(plan)
-        let after = try await observe(tag: host.tag)
+        let after = try await observe(after: plan, before: observed, tag: host.tag)
         if let rest = try planFirewall(host: host, sandboxes: sandboxes, observed: after) {
             let line = (rest.ipv4Script ?? rest.ipv6Script ?? []).dropFirst().first ?? ""
             throw FirewallError(.notConverged, "after applying, this would still be needed: \(line)")
@@ -55,6 +66,21 @@ package struct KernelFirewall: Sendable {
         if let plan = planRemoval(observed: try await observe(tag: tag)) { try await apply(plan) }
     }
 
+    /// Throws `.bridgeUnfiltered` unless what passes from one port of a bridge to another also meets iptables; without that, two
+    /// sandboxes on one bridge reach each other whatever the rules say. Look at the start and now and then: others may change it.
+    package func requireBridgeFiltering() async throws {
+        for setting in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            let path = "/proc/sys/net/bridge/\(setting)"
+            let value = try? await run("cat", [path])
+            guard value?.first == "1" else {
+                throw FirewallError(
+                    .bridgeUnfiltered,
+                    "\(path) is \(value?.first.map { "\($0)" } ?? "absent"): load br_netfilter and set net.bridge.\(setting)=1"
+                )
+            }
+        }
+    }
+
     private func restore(_ command: String, _ script: [String]) async throws {
         do {
             _ = try await run(command, ["--noflush", "-w", "5"], input: script.map { $0 + "\n" }.joined())
@@ -63,11 +89,19 @@ package struct KernelFirewall: Sendable {
         }
     }
 
-    /// iptables-restore names the line by number: `line 7 failed`, or `COMMAND_FAILED at line 7`.
+    /// The line that iptables-restore complains of. It names it by number (`line 7 failed`, `at line: 7`), but often that of
+    /// COMMIT, where things are looked up; then the line is found by the word it quotes.
     static func refusedLine(_ message: String, _ script: [String]) -> String {
-        guard let start = message.firstRange(of: "line ")?.upperBound else { return "" }
-        let number = Int(message[start...].prefix { $0.isNumber }) ?? 0
-        return script.indices.contains(number - 1) ? " (the line is: \(script[number - 1]))" : ""
+        let quoted = message.split(separator: "'", omittingEmptySubsequences: false).dropFirst().first
+        let named = lineNumber(message).flatMap { script.indices.contains($0 - 1) ? script[$0 - 1] : nil }
+        if let named, named != "COMMIT" { return " (the line is: \(named))" }
+        let line = quoted.flatMap { word in word.isEmpty ? nil : script.first { $0.contains(word) } }
+        return line.map { " (the line is: \($0))" } ?? ""
+    }
+
+    private static func lineNumber(_ message: String) -> Int? {
+        guard let start = message.firstRange(of: "line")?.upperBound else { return nil }
+        return Int(message[start...].drop { $0 == ":" || $0 == " " }.prefix { $0.isNumber })
     }
 
     private func run(_ command: String, _ arguments: [String], input: String = "") async throws -> String {

@@ -59,12 +59,13 @@ struct ObservedTable: Hashable, Sendable {
     init(saved text: String, tag: ChainTag) throws(FirewallError) {
         var hasCommit = text.allSatisfy(\.isWhitespace)
         var hasForeign: Set<String> = []
-        for line in text.split(whereSeparator: \.isNewline) {
-            switch line.first {
-            case ":": declare(line, tag)
-            case "-": read(line, tag, &hasForeign)
-            case "#", "*": break
-            case "C" where line == "COMMIT": hasCommit = true
+        for bytes in text.utf8.split(separator: UInt8(ascii: "\n")) {
+            let line = Substring(bytes)
+            switch bytes.first {
+            case UInt8(ascii: ":"): declare(line, tag)
+            case UInt8(ascii: "-"): read(line, tag, &hasForeign)
+            case UInt8(ascii: "#"), UInt8(ascii: "*"): break
+            case UInt8(ascii: "C") where line == "COMMIT": hasCommit = true
             default: throw FirewallError(.unreadable, "iptables-save printed '\(line.prefix(120))'")
             }
         }
@@ -81,7 +82,7 @@ struct ObservedTable: Hashable, Sendable {
         guard words.count > 2, words[0] == "-A" else { return }
         let chain = words[1]
         let known = RuleParser.rule(words.dropFirst(2))
-        let text = String(line.dropFirst("-A ".count + chain.utf8.count + 1))
+        let text = String(Substring(line.utf8.dropFirst("-A ".utf8.count + chain.utf8.count + 1)))
         let rule = known.map { ObservedRule.known($0) } ?? .foreign(text)
         if chain.hasPrefix(tag.prefix) {
             chains[chain, default: []].append(rule)

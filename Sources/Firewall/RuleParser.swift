@@ -6,26 +6,27 @@ enum RuleParser {
     /// The words of a line; a double-quoted part is one word, with backslash escapes.
     static func words(_ line: Substring) -> [String] {
         var words: [String] = []
-        var word = ""
+        var word: [UInt8] = []
         var (isQuoted, isEscaped, hasWord) = (false, false, false)
-        for character in line {
-            switch character {
+        for byte in line.utf8 {
+            switch byte {
             case _ where isEscaped:
-                word.append(character)
+                word.append(byte)
                 isEscaped = false
-            case "\\" where isQuoted: isEscaped = true
-            case "\"":
+            case UInt8(ascii: "\\") where isQuoted: isEscaped = true
+            case UInt8(ascii: "\""):
                 isQuoted.toggle()
                 hasWord = true
-            case " " where !isQuoted:
-                if hasWord { words.append(word) }
-                (word, hasWord) = ("", false)
+            case UInt8(ascii: " ") where !isQuoted:
+                if hasWord { words.append(String(decoding: word, as: UTF8.self)) }
+                word.removeAll(keepingCapacity: true)
+                hasWord = false
             default:
-                word.append(character)
+                word.append(byte)
                 hasWord = true
             }
         }
-        if hasWord { words.append(word) }
+        if hasWord { words.append(String(decoding: word, as: UTF8.self)) }
         return words
     }
 

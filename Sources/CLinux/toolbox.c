@@ -274,7 +274,8 @@ static _Noreturn void keeper(const struct martlet_spawn_request *request) {
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int control = moved_up(request->control), report = moved_up(request->report);
-    pid_t child = fork();
+    // The leader borrows this memory and thread until it runs the program: nothing is copied a second time.
+    pid_t child = vfork();
     if (child == 0) leader(request, report);
     if (child < 0) {
         send_report(report, MARTLET_REPORT_FAILED, errno);
@@ -383,6 +384,8 @@ int martlet_rename_exclusive(const char *source, const char *destination) {
     return renameat2(AT_FDCWD, source, AT_FDCWD, destination, RENAME_NOREPLACE) == 0 ? 0 : -errno;
 }
 
-void martlet_limit_arenas(void) {
+void martlet_limit_memory(void) {
     mallopt(M_ARENA_MAX, 2);
+    mallopt(M_TRIM_THRESHOLD, 1 << 20);
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
 }

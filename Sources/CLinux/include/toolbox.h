@@ -98,7 +98,8 @@ int martlet_memory_file(const char *name);
 /// renameat2 with RENAME_NOREPLACE; 0 or -errno.
 int martlet_rename_exclusive(const char *source, const char *destination);
 
-/// Keeps the allocator from making one arena for each thread: idle memory counts more than parallel malloc here.
-void martlet_limit_arenas(void);
+/// Keeps the allocator from making one arena for each thread, and from keeping what large transfers needed: idle memory
+/// counts more than parallel malloc here.
+void martlet_limit_memory(void);
 
 #endif

@@ -4,7 +4,7 @@
 let pythonBootstrap = #"""
     import sys
 
-    def __martlet_boot():
+    def martlet_boot():
         import linecache, os
         with os.fdopen(9, encoding="utf-8") as file:
             code = file.read()
@@ -32,7 +32,7 @@ let pythonBootstrap = #"""
                 run = spec.loader.exec_module
                 def exec_module(module):
                     run(module)
-                    __martlet_charts(module)
+                    martlet_charts(module)
                 spec.loader.exec_module = exec_module
                 return spec
 
@@ -40,11 +40,11 @@ let pythonBootstrap = #"""
         sys.meta_path.insert(0, PyplotFinder())
         sys.excepthook = show_exception
         main = sys.modules["__main__"].__dict__
-        __martlet_charts = main.pop("__martlet_charts")
-        del main["__martlet_boot"]
+        martlet_charts = main.pop("martlet_charts")
+        del main["martlet_boot"]
         exec(compile(code, name, "exec", dont_inherit=True), main)
 
-    def __martlet_charts(plt):
+    def martlet_charts(plt):
         import base64, io, json, math, os
         from matplotlib.axes import Axes
         from matplotlib.collections import PathCollection
@@ -160,5 +160,5 @@ let pythonBootstrap = #"""
         plt.show = show
         Figure.show = lambda self, *args, **kwargs: emit(self)
 
-    __martlet_boot()
+    martlet_boot()
     """#

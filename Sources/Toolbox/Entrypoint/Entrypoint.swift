@@ -1,7 +1,7 @@
 import Glibc
 import Hummingbird
 package import Logging
-import NIOCore
+package import NIOCore
 import Synchronization
 
 /// The image's own program, run as a session beside the daemon. It may end; the sandbox goes on.
@@ -37,6 +37,7 @@ package final class Entrypoint: Sendable {
         processes: ProcessTable,
         environment: EnvironmentStore,
         workingDirectory: WorkingDirectory,
+        on loop: any EventLoop,
         logger: Logger
     ) async {
         guard let name = arguments.first else { return }
@@ -48,12 +49,8 @@ package final class Entrypoint: Sendable {
             guard let path = found else { return fail("\(name): not found in PATH", logger) }
             let tree = try await processes.launch(
                 ProgramSpecification(
-                    executable: path,
-                    arguments: arguments,
-                    environment: variables,
-                    directory: workingDirectory.path
-                )
-            )
+                    executable: path, arguments: arguments, environment: variables, directory: workingDirectory.path),
+                on: loop)
             await follow(tree)
             let exit = try await tree.exit.get()
             _ = try await tree.started.get()

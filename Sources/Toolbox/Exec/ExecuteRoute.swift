@@ -19,6 +19,13 @@ package struct ExecuteRoute: Sendable {
     let runner: ProgramRunner
     let environment: EnvironmentStore
     let workingDirectory: WorkingDirectory
+    private let shells = ShellFinder()
+
+    init(runner: ProgramRunner, environment: EnvironmentStore, workingDirectory: WorkingDirectory) {
+        self.runner = runner
+        self.environment = environment
+        self.workingDirectory = workingDirectory
+    }
 
     func callAsFunction(_ call: ToolboxCall) async throws -> Response {
         let body = try await call.decode(Body.self)
@@ -29,22 +36,12 @@ package struct ExecuteRoute: Sendable {
         let deadline = try checkedTimeout(body.timeout)
         let variables = try environment.merged(with: body.envs ?? [:])
         let directory = try workingDirectory.resolve(body.cwd ?? ".")
-        let spoolDirectory = runner.spoolDirectory
-        let program = try await onBlockingThread {
-            try Shell.find(in: variables)?.program(
-                for: body.command,
-                environment: variables,
-                directory: directory,
-                spoolDirectory: spoolDirectory
-            )
-        }
-        guard let program else {
+        guard let shell = try await shells.find(in: variables) else {
             return try jsonResponse(
-                [
-                    "exitCode": JSONScalar.int(-1),
-                    "result": .string("this image has no shell: none of zsh, bash, sh is in PATH"),
-                ])
+                ["exitCode": JSONScalar.int(-1), "result": .string("this image has no shell: none of zsh, bash, sh is in PATH")])
         }
+        let program = try await shell.program(
+            for: body.command, environment: variables, directory: directory, spoolDirectory: runner.spoolDirectory)
         let result = try await runner.run(program, deadline: deadline, for: call)
         return try await programResponse(result, deadline: deadline, to: call)
     }

@@ -11,17 +11,15 @@ package final class ProcessTable: Sendable {
     }
 
     private let state = Mutex(State())
-    private let launcher: ProgramLauncher
+    private let launcher = ProgramLauncher()
 
-    package init(group: any EventLoopGroup) {
-        launcher = ProgramLauncher(group: group)
-    }
+    package init() {}
 
     /// Starts a program; the table knows it until its last descendant ended.
     /// - Throws: `LaunchFailure`, or 503 once the daemon is stopping.
-    package func launch(_ program: ProgramSpecification) async throws -> ProcessTree {
+    package func launch(_ program: ProgramSpecification, on loop: any EventLoop) async throws -> ProcessTree {
         guard !state.withLock({ $0.closed }) else { throw Self.stopping }
-        let tree = try await launcher.launch(program)
+        let tree = try await launcher.launch(program, on: loop)
         let key = ObjectIdentifier(tree)
         let closed = state.withLock { state in
             state.trees[key] = tree

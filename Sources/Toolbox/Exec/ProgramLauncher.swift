@@ -35,17 +35,13 @@ package struct LaunchFailure: Error, Sendable {
 
 /// Starts programs under keepers.
 package struct ProgramLauncher: Sendable {
-    private let group: any EventLoopGroup
-
-    package init(group: any EventLoopGroup) {
-        self.group = group
-    }
+    package init() {}
 
     /// Starts a program and returns as soon as its keeper exists.
+    /// - Parameter loop: where its pipes are read; the caller's own loop saves waking another thread for each piece.
     /// - Throws: `LaunchFailure` if the directory cannot be entered or the kernel refuses another process.
-    package func launch(_ program: ProgramSpecification) async throws -> ProcessTree {
+    package func launch(_ program: ProgramSpecification, on loop: any EventLoop) async throws -> ProcessTree {
         let ends = try await onBlockingThread { try spawn(program) }
-        let loop = group.next()
         let reports = KeeperReports(keeper: ends.keeper, on: loop)
         do {
             let output = try await NIOPipeBootstrap(group: loop).takingOwnershipOfDescriptor(input: ends.output.take())

@@ -26,7 +26,7 @@ package struct ProgramRunner: Sendable {
     {
         let tree: ProcessTree
         do {
-            tree = try await processes.launch(program)
+            tree = try await processes.launch(program, on: call.channel.eventLoop)
         } catch let failure as LaunchFailure {
             return Self.failure(failure.reason)
         }

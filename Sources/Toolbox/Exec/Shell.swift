@@ -1,5 +1,6 @@
 import Glibc
 import NIOCore
+import Synchronization
 
 /// The longest command that is handed to the shell as an argument; the kernel takes 128 KiB. Longer ones go by a file.
 package let commandArgumentLimitBytes = 96 << 10
@@ -37,13 +38,13 @@ package struct Shell: Sendable, Equatable {
         return nil
     }
 
-    /// A program that runs a command with nothing on its standard input. Blocks.
+    /// A program that runs a command with nothing on its standard input.
     package func program(
         for command: String,
         environment: [String: String],
         directory: String,
         spoolDirectory: String
-    ) throws -> ProgramSpecification {
+    ) async throws -> ProgramSpecification {
         var program = ProgramSpecification(
             executable: path,
             arguments: [path, "-c", command],
@@ -52,9 +53,32 @@ package struct Shell: Sendable, Equatable {
         )
         guard command.utf8.count > commandArgumentLimitBytes else { return program }
         // The shell opens the script by its descriptor; the script's first words close the one that was inherited.
-        program.source = try scriptFile("exec 9<&-; \(command)\n", in: spoolDirectory)
+        program.source = try await onBlockingThread { try scriptFile("exec 9<&-; \(command)\n", in: spoolDirectory) }
         program.arguments = [path, "/proc/self/fd/9"]
         return program
+    }
+}
+
+/// Remembers for a short while which shell there is, so that not every command has to look.
+package final class ShellFinder: Sendable {
+    private struct Answer: Sendable {
+        var searchPath: String?
+        var shell: Shell
+        var expires: ContinuousClock.Instant
+    }
+
+    private static let lifetime = Duration.seconds(5)
+    private let last = Mutex<Answer?>(nil)
+
+    package init() {}
+
+    /// The shell for a program with these variables, nil if the image has none.
+    package func find(in environment: [String: String]) async throws -> Shell? {
+        let searchPath = environment["PATH"]
+        if let known = last.withLock({ $0 }), known.searchPath == searchPath, known.expires > .now { return known.shell }
+        guard let shell = try await onBlockingThread({ Shell.find(in: environment) }) else { return nil }
+        last.withLock { $0 = Answer(searchPath: searchPath, shell: shell, expires: .now + Self.lifetime) }
+        return shell
     }
 }
 

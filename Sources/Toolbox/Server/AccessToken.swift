@@ -1,7 +1,8 @@
 package import HTTPTypes
 
-/// The secret that the proxy adds to each request. Nothing else in the sandbox knows it, so a program in the sandbox cannot
-/// use the daemon to leave its own user or to hide from limits.
+/// The secret that the proxy adds to each request. It keeps out what can reach the loopback but was not let in by Martlet: a
+/// page in a browser in the sandbox, a program that forwards requests for others. It is no barrier between the programs of a
+/// sandbox, which can do by themselves whatever the daemon does for them.
 package struct AccessToken: Sendable {
     private let expected: [UInt8]
 

@@ -13,7 +13,7 @@ package enum DaemonProgram {
 
     /// Runs the daemon until SIGTERM or SIGINT, then exits.
     package static func run() async -> Never {
-        martlet_limit_arenas()
+        martlet_limit_memory()
         LoggingSystem.bootstrap { StandardErrorLog(label: $0) }
         let logger = Logger(label: "martlet-daemon")
         let configuration: DaemonConfiguration
@@ -29,7 +29,7 @@ package enum DaemonProgram {
         hideOwnEnvironment()
         _ = chdir(configuration.workingDirectory.path)
         NIOSingletons.blockingPoolThreadCountSuggestion = 4
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let daemon = ToolboxDaemon(configuration: configuration, group: group, logger: logger)
         var services = ServiceGroupConfiguration(
             services: [daemon],

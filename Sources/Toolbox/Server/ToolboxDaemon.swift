@@ -17,7 +17,7 @@ package struct DaemonConfiguration: Sendable {
     package var workingDirectory: WorkingDirectory
     package var home: String
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
-    package var stopGrace: Duration = .seconds(5)
+    package var stopGrace: Duration
 
     /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT` and the arguments after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
@@ -50,7 +50,8 @@ package struct DaemonConfiguration: Sendable {
         environment: [String: String],
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
-        home: String
+        home: String,
+        stopGrace: Duration = .seconds(5)
     ) {
         self.token = token
         self.port = port
@@ -58,6 +59,7 @@ package struct DaemonConfiguration: Sendable {
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
         self.home = home
+        self.stopGrace = stopGrace
     }
 }
 
@@ -98,9 +100,12 @@ package struct ToolboxDaemon: Service {
         self.group = group
         self.logger = logger
         self.onListening = onListening
-        processes = ProcessTable(group: group)
+        processes = ProcessTable()
         entrypoint = Entrypoint(arguments: configuration.entrypoint)
     }
+
+    /// Ends all programs as graceful shutdown does first.
+    package func stopPrograms() async { await processes.stop(grace: configuration.stopGrace) }
 
     /// Living trees of processes, for tests and metrics.
     package var processCount: Int { processes.count }
@@ -116,6 +121,7 @@ package struct ToolboxDaemon: Service {
                     processes: processes,
                     environment: environment,
                     workingDirectory: configuration.workingDirectory,
+                    on: group.next(),
                     logger: logger
                 )
             }

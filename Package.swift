@@ -12,14 +12,21 @@ let ours: [SwiftSetting] = [
 ]
 
 func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: dependencies, exclude: explained.contains(name) ? ["README.md"] : [], swiftSettings: ours)
+    .target(
+        name: name,
+        dependencies: dependencies,
+        exclude: explained.contains(name) ? ["README.md"] : [],
+        swiftSettings: ours
+    )
 }
 
 /// Rooms that have a README of their own.
 let explained: Set<String> = ["Firewall", "Reconciling"]
 
 func executable(
-    _ name: String, _ dependencies: [Target.Dependency], linker: [LinkerSetting] = []
+    _ name: String,
+    _ dependencies: [Target.Dependency],
+    linker: [LinkerSetting] = []
 ) -> Target {
     .executableTarget(name: name, dependencies: dependencies, swiftSettings: ours, linkerSettings: linker)
 }
@@ -63,37 +70,55 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLinux", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTPTypes, .nioPosix,
+            "CLinux", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTPTypes,
+            .nioPosix,
             .serviceLifecycle, .unixSignals,
         ]
     ),
-    library("API", ["Domain", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .serviceLifecycle]),
+    library(
+        "API",
+        [
+            "Domain", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
+            .nioFoundation, .serviceLifecycle,
+        ]
+    ),
     library(
         "Runner",
         [
-            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .crypto, .logging, .nioCore,
+            .nioHTTP1, .nioPosix,
             .nioSSL, .serviceLifecycle, .swiftASN1, .x509,
         ]
     ),
     library(
         "Proxy",
-        ["Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL, .serviceLifecycle]
+        [
+            "Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL,
+            .serviceLifecycle,
+        ]
     ),
 
     executable(
         "martlet",
         [
-            "API", "Docker", "Domain", "Firewall", "Postgres", "Proxy", "Runner", "Store", .argumentParser, .asyncHTTPClient, .logging,
+            "API", "Docker", "Domain", "Firewall", "Postgres", "Proxy", "Runner", "Store", .argumentParser,
+            .asyncHTTPClient, .logging,
             .nioCore, .nioFoundation, .nioHTTP1, .serviceLifecycle, .unixSignals,
         ]
     ),
     executable(
-        "martlet-daemon", ["Toolbox", .logging, .serviceLifecycle],
+        "martlet-daemon",
+        ["Toolbox", .logging, .serviceLifecycle],
         // One file that runs in any image. Release builds are made with --static-swift-stdlib: see ops/build.
-        linker: [.unsafeFlags(["-static-executable"], .when(configuration: .release))]),
+        linker: [.unsafeFlags(["-static-executable"], .when(configuration: .release))]
+    ),
 
     .target(
-        name: "TestSupport", dependencies: ["Domain", "Postgres", "Store", .logging], path: "Tests/TestSupport", swiftSettings: ours),
+        name: "TestSupport",
+        dependencies: ["Domain", "Postgres", "Store", .logging],
+        path: "Tests/TestSupport",
+        swiftSettings: ours
+    ),
     tests("DomainTests", ["Domain"]),
     tests("ReconcilingTests", ["Reconciling", .logging]),
     tests("PostgresTests", ["Postgres", .logging]),
@@ -101,12 +126,22 @@ let targets: [Target] = [
     tests("DockerTests", ["Docker", .logging, .nioCore, .nioHTTP1, .nioPosix]),
     tests("FirewallTests", ["Firewall", .logging, .subprocess]),
     tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix, .serviceLifecycle]),
-    tests("APITests", ["API", "Domain", "Postgres", "Store", "TestSupport", .asyncHTTPClient, .logging, .nioCore, .nioHTTP1, .serviceLifecycle]),
-    tests("RunnerTests", ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]),
+    tests(
+        "APITests",
+        [
+            "API", "Domain", "Postgres", "Store", "TestSupport", .asyncHTTPClient, .logging, .nioCore, .nioHTTP1,
+            .serviceLifecycle,
+        ]
+    ),
+    tests(
+        "RunnerTests",
+        ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]
+    ),
     tests(
         "ProxyTests",
         [
-            "Domain", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix, .nioSSL,
+            "Domain", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            .nioSSL,
             .serviceLifecycle,
         ]
     ),

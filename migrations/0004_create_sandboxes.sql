@@ -224,6 +224,8 @@ BEGIN
     IF NEW.generation <> OLD.generation THEN
         IF NEW.desired_state = 'started' THEN
             PERFORM book_compute(NEW.id);
+        ELSIF NEW.disk_gib <> OLD.disk_gib THEN
+            PERFORM book_disk(NEW.id);
         END IF;
         SELECT runner_id INTO holder FROM sandbox_placement WHERE sandbox_id = NEW.id;
         IF holder IS NOT NULL THEN
@@ -377,6 +379,25 @@ BEGIN
     PERFORM refuse_over_capacity('GPUs', load.gpu - held.gpu, wanted.gpu, capacity.gpu_capacity);
     UPDATE sandbox_placement SET cpu = wanted.cpu, memory_gib = wanted.memory_gib, disk_gib = wanted.disk_gib, gpu = wanted.gpu
         WHERE sandbox_id = target;
+END
+$$;
+
+-- A stopped sandbox keeps its disk booked, so a larger disk is booked before it is promised.
+CREATE FUNCTION book_disk(target uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    wanted integer := (SELECT disk_gib FROM sandbox WHERE id = target);
+    held sandbox_placement;
+    used integer;
+BEGIN
+    SELECT * INTO held FROM sandbox_placement WHERE sandbox_id = target FOR UPDATE;
+    IF held.sandbox_id IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT disk_gib INTO used FROM runner_load WHERE runner_id = held.runner_id FOR UPDATE;
+    PERFORM refuse_over_capacity('GiB of disk', used - held.disk_gib, wanted,
+        (SELECT disk_capacity_gib FROM runner_status WHERE runner_id = held.runner_id));
+    UPDATE sandbox_placement SET disk_gib = wanted WHERE sandbox_id = target;
 END
 $$;
 CREATE FUNCTION refuse_over_capacity(what text, used integer, wanted integer, capacity integer) RETURNS void

@@ -6,8 +6,12 @@ import NIOCore
 import NIOPosix
 import Proxy
 import Runner
+import ServiceLifecycle
 import Store
 import Synchronization
+import Testing
+
+typealias Arrival = NIOAsyncChannel<ByteBuffer, ByteBuffer>
 
 /// The whole way: proxy, TLS, ingress, namespace, and a server in there that the test writes by hand.
 struct TestPath: Sendable {
@@ -22,7 +26,9 @@ struct TestPath: Sendable {
     let secret: [UInt8]
     let ingressServer: IngressServer
     let proxyService: ProxyService
-    let arrivals: AsyncStream<NIOAsyncChannel<ByteBuffer, ByteBuffer>>
+    let proxyGroup: ServiceGroup
+    let ingressGroup: ServiceGroup
+    let arrivals: AsyncStream<Arrival>
 
     /// `GET /toolbox/<id><path>` and its fields, ready to send.
     func request(_ method: String = "GET", _ path: String, fields: String = "", body: String = "") -> String {
@@ -55,6 +61,7 @@ struct TestPath: Sendable {
             group.addTask { try await serve(server) }
             let value = try await Wire.connect(to: proxy, client)
             try await group.waitForAll()
+            try await eventually("tunnels closed") { ingressServer.openTunnels == 0 }
             return value
         }
     }
@@ -97,7 +104,7 @@ extension TestPath {
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: directory) }
         let namespace = try TestNamespace()
-        let (server, arrivals) = try await listen(in: namespace, backlog: backlog)
+        let (server, arrivals, arriving) = try await listen(in: namespace, backlog: backlog)
 
         let sandboxes = TestSandboxes()
         let secret = (0..<32).map { _ in UInt8.random(in: .min ... .max) }
@@ -116,28 +123,31 @@ extension TestPath {
         let proxy = try await ProxyService.bind(proxyConfiguration, source: routes, log: log)
 
         let path = TestPath(
-            proxy: proxy.address,
-            ingress: ingress.address,
-            fingerprint: ingress.fingerprint,
-            routes: routes,
-            sandboxes: sandboxes,
-            sandbox: .random(),
-            organization: .random(),
-            secret: secret,
-            ingressServer: ingress,
-            proxyService: proxy,
-            arrivals: arrivals
-        )
+            proxy: proxy.address, ingress: ingress.address, fingerprint: ingress.fingerprint, routes: routes,
+            sandboxes: sandboxes, sandbox: .random(), organization: .random(), secret: secret, ingressServer: ingress,
+            proxyService: proxy, proxyGroup: ServiceGroup(services: [proxy], logger: log),
+            ingressGroup: ServiceGroup(services: [ingress], logger: log), arrivals: arrivals)
         sandboxes.targets.withLock { $0[path.sandbox] = (namespace.target, 1) }
         path.register()
-        try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await ingress.run() }
-            group.addTask { try await proxy.run() }
-            try await body(path)
-            group.cancelAll()
-        }
+        let outcome = await result { try await path.runServices(body) }
+        arriving.finish()
+        for await leftover in arrivals { try? await leftover.executeThenClose { _, _ in } }
         try await server.close()
         withExtendedLifetime(namespace) {}
+        try outcome.get()
+    }
+
+    private static func result(_ body: () async throws -> Void) async -> Result<Void, any Error> {
+        do { return .success(try await body()) } catch { return .failure(error) }
+    }
+
+    private func runServices(_ body: @Sendable (TestPath) async throws -> Void) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await proxyGroup.run() }
+            group.addTask { try await ingressGroup.run() }
+            try await body(self)
+            group.cancelAll()
+        }
     }
 
     /// The rows: one started sandbox, one key of its organization.
@@ -166,14 +176,14 @@ extension TestPath {
     private static func listen(
         in namespace: TestNamespace,
         backlog: Int32
-    ) async throws -> (any Channel, AsyncStream<NIOAsyncChannel<ByteBuffer, ByteBuffer>>) {
-        let (arrivals, arriving) = AsyncStream<NIOAsyncChannel<ByteBuffer, ByteBuffer>>.makeStream()
+    ) async throws -> (any Channel, AsyncStream<Arrival>, AsyncStream<Arrival>.Continuation) {
+        let (arrivals, arriving) = AsyncStream<Arrival>.makeStream()
         let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture { _ = arriving.yield(try Wire.wrap(channel)) }
             }
             .withBoundSocket(try namespace.listen(on: 2280, backlog: backlog)).get()
-        return (server, arrivals)
+        return (server, arrivals, arriving)
     }
 }

@@ -122,7 +122,7 @@ extension Wire {
     /// Connects and runs `body`; the connection is closed afterwards.
     static func connect<Value: Sendable>(
         to address: SocketAddress,
-        _ body: @Sendable (Wire) async throws -> Value
+        _ body: (Wire) async throws -> Value
     ) async throws -> Value {
         let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .channelOption(.allowRemoteHalfClosure, value: true)

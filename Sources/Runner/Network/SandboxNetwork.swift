@@ -1,0 +1,71 @@
+package import Docker
+package import Domain
+import Firewall
+package import Logging
+
+/// The network that all sandboxes of this runner are on: a bridge of our own, without traffic between its members.
+package struct SandboxNetwork: Sendable {
+    package let name: String
+    private let engine: DockerEngine
+    private let addresses: AddressPlan
+    private let runner: RunnerID
+    private let logger: Logger
+
+    package init(name: String, engine: DockerEngine, addresses: AddressPlan, runner: RunnerID, logger: Logger) {
+        self.name = name
+        self.engine = engine
+        self.addresses = addresses
+        self.runner = runner
+        self.logger = logger
+    }
+
+    /// The network is there, as it should be. Throws `misconfigured` where one of that name is another's, or of another subnet
+    /// and in use.
+    package func ensure() async throws {
+        do {
+            let found = try await engine.inspectNetwork(name)
+            if isWanted(found) { return }
+            try await replace(found)
+        } catch let error as DockerError where error.kind == .notFound {
+            try await create()
+        }
+    }
+
+    private var wanted: NetworkSpecification {
+        NetworkSpecification(
+            name: name, bridgeName: name, subnet: "\(addresses.subnet)", gateway: "\(addresses.gateway)",
+            labels: [ContainerLabel.runner: "\(runner)", ContainerLabel.bridge: name], allowsInterContainerTraffic: false)
+    }
+
+    private func isWanted(_ found: NetworkInspection) -> Bool {
+        found.driver == "bridge" && found.bridgeName == name && !found.isIPv6Enabled
+            && found.labels[ContainerLabel.runner] == "\(runner)"
+            && found.subnets.map(\.subnet) == ["\(addresses.subnet)"]
+            && found.options["com.docker.network.bridge.enable_icc"] == "false"
+    }
+
+    private func replace(_ found: NetworkInspection) async throws {
+        guard found.labels[ContainerLabel.runner] == "\(runner)" else {
+            throw RunnerError(
+                .misconfigured,
+                "the Docker network \(name) exists and is not of this runner; remove it, or give the runner another bridge name")
+        }
+        guard found.containers.isEmpty else {
+            throw RunnerError(
+                .misconfigured,
+                "the Docker network \(name) has subnet \(found.subnets.map(\.subnet).joined(separator: ",")) and \(found.containers.count) "
+                    + "running sandboxes, but \(addresses.subnet) is configured; restore the old subnet, or stop the sandboxes first")
+        }
+        logger.notice("network is made anew", metadata: ["network.name": "\(name)", "network.subnet": "\(addresses.subnet)"])
+        try await engine.removeNetwork(found.id)
+        try await create()
+    }
+
+    private func create() async throws {
+        do {
+            _ = try await engine.createNetwork(wanted)
+        } catch let error as DockerError where error.kind == .conflict {
+            // Two passes at once: the other one made it. The next look tells whether it is as it should be.
+        }
+    }
+}

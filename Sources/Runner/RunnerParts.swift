@@ -1,0 +1,75 @@
+package import Docker
+package import Domain
+package import Firewall
+package import Logging
+package import Store
+import NIOCore
+import NIOPosix
+
+/// What the reconcilers of one runner share.
+package struct RunnerParts: Sendable {
+    package let identity: RunnerID
+    package let queries: RunnerQueries
+    package let engine: DockerEngine
+    package let blueprint: ContainerBlueprint
+    package let pace: RunnerPace
+    package let logger: Logger
+    package let network: SandboxNetwork
+    package let firewall: FirewallKeeper
+    package let table: ContainerTable
+    package let crashes: CrashLedger
+    package let attempts: AttemptLedger
+    package let holdings: HoldingLedger
+    package let puller: ImagePuller
+    package let shelf: ImageShelf
+    let probe: DaemonProbe
+    private let start: ContinuousClock.Instant
+
+    package init(
+        queries: RunnerQueries, engine: DockerEngine, kernel: KernelFirewall, blueprint: ContainerBlueprint,
+        configuration: RunnerConfiguration, table: ContainerTable, logger: Logger
+    ) throws {
+        identity = blueprint.runner
+        self.queries = queries
+        self.engine = engine
+        self.blueprint = blueprint
+        self.logger = logger
+        self.table = table
+        pace = configuration.pace
+        network = SandboxNetwork(
+            name: blueprint.network, engine: engine, addresses: blueprint.addresses, runner: identity, logger: logger)
+        firewall = FirewallKeeper(kernel: kernel, host: try Self.hostFirewall(configuration, blueprint), logger: logger)
+        crashes = CrashLedger()
+        attempts = AttemptLedger()
+        holdings = HoldingLedger(grace: pace.orphanGrace)
+        puller = ImagePuller(engine: engine, limit: pace.pullLimit, concurrency: pace.pullsLimit, logger: logger)
+        shelf = ImageShelf(engine: engine, queries: queries, runner: identity)
+        probe = DaemonProbe(dialer: NamespaceDialer(threads: Self.probeThreads), group: MultiThreadedEventLoopGroup.singleton)
+        start = .now
+    }
+
+    private static let probeThreads = 2
+
+    private static func hostFirewall(_ configuration: RunnerConfiguration, _ blueprint: ContainerBlueprint) throws -> HostFirewall {
+        try HostFirewall(
+            tag: firewallTag(of: blueprint.runner), bridge: blueprint.network, subnet: configuration.subnet,
+            resolvers: blueprint.host.resolvers, allowedPrivateRanges: configuration.allowedPrivateRanges,
+            allowsSMTP: configuration.allowsSMTP)
+    }
+
+    /// Names the runner's chains: the same after each restart, another for each runner of a host.
+    package static func firewallTag(of runner: RunnerID) -> String { String("\(runner)".prefix(8)) }
+
+    /// Time since the start of the runner, by a clock that does not jump.
+    package func now() -> Duration { ContinuousClock.now - start }
+
+    /// Nothing of the sandbox is left here.
+    package func forget(_ id: SandboxID) {
+        holdings.forget(id)
+        crashes.forget(id)
+        attempts.forget(id)
+    }
+
+    /// Ends the threads. Nothing may be asked for afterwards.
+    package func close() async { await probe.dialer.close() }
+}

@@ -1,0 +1,355 @@
+import Docker
+import Domain
+import Logging
+import Reconciling
+import Store
+
+/// Does what a plan says: one small function for each action, each safe to repeat.
+struct SandboxApplier: Sendable {
+    let parts: RunnerParts
+
+    /// What the actions of a pass learn for those after them.
+    private struct Findings {
+        var image: ImageInspection?
+        var containerID: String?
+        var container: ContainerInspection?
+        var daemonVersion: String?
+        var limitsNote: String?
+
+        mutating func take(_ other: Findings) {
+            image = other.image ?? image
+            containerID = other.containerID ?? containerID
+            container = other.container ?? container
+            daemonVersion = other.daemonVersion ?? daemonVersion
+            limitsNote = other.limitsNote ?? limitsNote
+        }
+    }
+
+    /// Does the steps in order. The first error ends it.
+    func apply(_ plan: SandboxPlan, to desired: AssignedSandbox, container: ContainerInspection?) async throws {
+        var findings = Findings(containerID: container?.id, container: container)
+        for step in plan.steps { findings.take(try await run(step, desired, findings)) }
+    }
+
+    /// The actions of a step run together; all have ended when this returns or throws.
+    private func run(_ step: [SandboxAction], _ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+        if step.count == 1 { return try await perform(step[0], desired, known) }
+        return try await withThrowingTaskGroup(of: Findings.self) { group in
+            for action in step { group.addTask { try await self.perform(action, desired, known) } }
+            var learned = Findings()
+            for try await findings in group { learned.take(findings) }
+            return learned
+        }
+    }
+
+    private func perform(_ action: SandboxAction, _ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+        try await FaultPoint.hit("before-\(action.name)")
+        let learned = try await act(action, desired, known)
+        try await FaultPoint.hit("after-\(action.name)")
+        return learned
+    }
+
+    private func act(_ action: SandboxAction, _ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+        switch action {
+        case .report(let state): try await report(SandboxReport(state), desired)
+        case .removeStale(let stale): try await removeStale(stale, of: desired.id)
+        case .ensureImage: return try await ensureImage(desired)
+        case .installRules: try await installRules(desired)
+        case .createContainer: return try await createContainer(desired, known)
+        case .startContainer: try await startContainer(desired, known)
+        case .awaitDaemon: return try await awaitDaemon(desired)
+        case .updateLimits: return try await updateLimits(desired, known)
+        case .stopContainer(let force): try await stopContainer(desired, known, force: force)
+        case .removeContainer: try await removeContainer(desired, known)
+        case .removeRules: try await parts.firewall.remove(desired.id)
+        case .settle(let state): try await settle(state, desired, known)
+        case .fail(let reason, let recoverable): try await fail(desired, reason: reason, recoverable: recoverable)
+        case .release: try await release(desired)
+        }
+        return Findings()
+    }
+
+    /// Removes what is left of a sandbox that is not placed here.
+    func clear(_ plan: SandboxPlan, of id: SandboxID) async throws {
+        for action in plan.actions {
+            switch action {
+            case .removeStale(let stale): try await removeStale(stale, of: id)
+            case .removeRules: try await parts.firewall.remove(id)
+            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .updateLimits, .stopContainer,
+                .removeContainer, .settle, .fail, .release:
+                preconditionFailure("an unplaced sandbox is never given \(action.name)")
+            }
+        }
+    }
+
+    // MARK: - Rows
+
+    private func report(_ report: SandboxReport, _ desired: AssignedSandbox) async throws {
+        guard try await parts.queries.report(report, of: desired.id, epoch: desired.epoch) else {
+            throw RunnerError(.fenced, "sandbox \(desired.id) is not held under epoch \(desired.epoch) any more")
+        }
+    }
+
+    /// The longest reason that is written.
+    private static let reasonLimit = 2000
+
+    /// Writes an error that stays until the row is changed.
+    func fail(_ desired: AssignedSandbox, reason: String, recoverable: Bool) async throws {
+        parts.crashes.forget(desired.id)
+        parts.attempts.forget(desired.id)
+        var report = SandboxReport(.error)
+        report.errorReason = String(reason.prefix(Self.reasonLimit))
+        report.recoverable = recoverable
+        report.generation = desired.generation
+        var effective = desired.reported.effective
+        effective.run = nil
+        report.effective = effective
+        try await self.report(report, desired)
+    }
+
+    private func settle(_ state: ObservedState, _ desired: AssignedSandbox, _ known: Findings) async throws {
+        var report = SandboxReport(state)
+        report.generation = desired.generation
+        report.daemonVersion = known.daemonVersion
+        var effective = EffectiveLimits()
+        if let container = known.container {
+            effective = parts.blueprint.effective(container.limits, desired)
+            effective.note = known.limitsNote
+            effective.run = state == .started ? container.run : nil
+            report.containerID = container.id
+            report.beginsRun = state == .started && effective.run != desired.reported.effective.run
+        } else {
+            effective.requestedCpu = desired.cpu
+            effective.requestedMemoryGib = desired.memoryGib
+            effective.requestedDiskGib = desired.diskGib
+        }
+        report.effective = effective
+        try await self.report(report, desired)
+    }
+
+    private func release(_ desired: AssignedSandbox) async throws {
+        _ = try await parts.queries.release(desired.id, epoch: desired.epoch)
+        parts.forget(desired.id)
+    }
+
+    // MARK: - Image and rules
+
+    private func ensureImage(_ desired: AssignedSandbox) async throws -> Findings {
+        do {
+            return Findings(image: try await parts.engine.inspectImage(desired.image))
+        } catch let error as DockerError where error.kind == .notFound {
+            guard !desired.image.hasPrefix("sha256:") else {
+                throw RunnerError(.noImage, "the image \(desired.image) is not on this host, and an image id cannot be pulled; use a name with a registry")
+            }
+            try fetch(desired)
+            try await reportPulling(desired)
+            throw PullUnderway()
+        }
+    }
+
+    private func fetch(_ desired: AssignedSandbox) throws {
+        do {
+            try parts.puller.fetch(desired.image, for: desired.id)
+        } catch let error as DockerError where error.kind == .notFound || error.kind == .badRequest {
+            throw RunnerError(.noImage, "the image \(desired.image) is not on this host and cannot be pulled: \(error.message); correct its name, or log in to its registry")
+        }
+    }
+
+    private func reportPulling(_ desired: AssignedSandbox) async throws {
+        guard desired.reported.state != .pullingSnapshot else { return }
+        if !desired.reported.state.mayBecome(.pullingSnapshot) {
+            try await report(SandboxReport(desired.reported.state.mayBecome(.creating) ? .creating : .starting), desired)
+        }
+        try await report(SandboxReport(.pullingSnapshot), desired)
+    }
+
+    private func installRules(_ desired: AssignedSandbox) async throws {
+        let key = PlacementKey(desired.id, epoch: desired.epoch)
+        try await parts.firewall.ensure(try parts.blueprint.firewall(of: desired), for: key)
+    }
+
+    // MARK: - Container
+
+    private func removeStale(_ stale: [StaleContainer], of id: SandboxID) async throws {
+        for container in stale {
+            try await removeCompletely(container.id)
+            let key = PlacementKey(id, epoch: container.epoch)
+            parts.table.drop(key)
+            try await parts.firewall.remove(id, epoch: container.epoch)
+        }
+    }
+
+    private func createContainer(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+        guard let image = known.image else { preconditionFailure("an image is ensured before each create") }
+        let specification = try parts.blueprint.specification(of: desired, image: image)
+        do {
+            let name = ContainerName.of(desired.id, epoch: desired.epoch)
+            return Findings(containerID: try await parts.engine.createContainer(named: name, specification).id)
+        } catch let error as DockerError where error.kind == .notFound || error.kind == .conflict {
+            // The name is taken, or image or network went away: the next look tells.
+            try await parts.network.ensure()
+            throw error
+        }
+    }
+
+    private func startContainer(_ desired: AssignedSandbox, _ known: Findings) async throws {
+        guard let id = known.containerID else { preconditionFailure("only what exists is started") }
+        do {
+            try await parts.engine.startContainer(id)
+        } catch let error as DockerError where error.kind == .notFound || error.message.contains("network") {
+            try await parts.network.ensure()
+            throw error
+        }
+    }
+
+    private func updateLimits(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+        guard let id = known.containerID else { return Findings() }
+        var learned = Findings()
+        do {
+            try await parts.engine.updateContainer(id, parts.blueprint.wantedLimits(of: desired))
+        } catch let error as DockerError where error.kind == .badRequest || error.kind == .server || error.kind == .conflict {
+            learned.limitsNote = "the engine refused the new limits, the old ones stay in force: \(error.message)"
+            parts.logger.warning("limits refused", metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"])
+        }
+        learned.container = try await inspect(desired)
+        return learned
+    }
+
+    private func stopContainer(_ desired: AssignedSandbox, _ known: Findings, force: Bool) async throws {
+        guard let id = known.containerID else { return }
+        do {
+            if force {
+                try await kill(id)
+            } else {
+                try await parts.engine.stopContainer(id, grace: parts.blueprint.limits.stopGrace)
+            }
+        } catch let error as DockerError where error.kind == .notFound {
+            // Gone already; the next pass sees it.
+        }
+        parts.crashes.forget(desired.id)
+        parts.table.forget(desired.id)
+    }
+
+    private static let killDeadline: Duration = .seconds(30)
+
+    private func kill(_ id: String) async throws {
+        do {
+            try await parts.engine.killContainer(id)
+        } catch let error as DockerError where error.kind == .conflict {
+            return  // Not running.
+        }
+        _ = try await parts.engine.waitContainer(id, within: Self.killDeadline)
+    }
+
+    private func removeContainer(_ desired: AssignedSandbox, _ known: Findings) async throws {
+        if let id = known.containerID { try await removeCompletely(id) }
+        parts.table.drop(PlacementKey(desired.id, epoch: desired.epoch))
+        parts.crashes.forget(desired.id)
+    }
+
+    /// The container is gone when this returns.
+    private func removeCompletely(_ id: String) async throws {
+        do {
+            try await parts.engine.removeContainer(id, force: true)
+        } catch let error as DockerError where error.kind == .notFound {
+            return
+        } catch let error as DockerError where error.kind == .conflict {
+            try await waitUntilGone(id)
+        }
+    }
+
+    private static let removalDeadline: Duration = .seconds(30)
+
+    /// Somebody else's removal is under way.
+    private func waitUntilGone(_ id: String) async throws {
+        let deadline = ContinuousClock.now + Self.removalDeadline
+        while ContinuousClock.now < deadline {
+            do {
+                _ = try await parts.engine.inspectContainer(id)
+            } catch let error as DockerError where error.kind == .notFound {
+                return
+            }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+        throw RunnerError(.changedMeanwhile, "container \(id) is still being removed after \(Self.removalDeadline)")
+    }
+
+    // MARK: - Daemon
+
+    private func inspect(_ desired: AssignedSandbox) async throws -> ContainerInspection {
+        let observer = SandboxObserver(parts: parts)
+        guard let found = try await observer.inspect(PlacementKey(desired.id, epoch: desired.epoch)) else {
+            throw RunnerError(.changedMeanwhile, "the container of sandbox \(desired.id) disappeared")
+        }
+        return found
+    }
+
+    private static let firstPollInterval: Duration = .milliseconds(4)
+    private static let pollIntervalLimit: Duration = .milliseconds(50)
+    private static let pollsBetweenLooks = 10
+
+    /// The daemon answers when this returns. Throws `endedWhileStarting` when the container ended, `daemonSilent` at the deadline.
+    private func awaitDaemon(_ desired: AssignedSandbox) async throws -> Findings {
+        let deadline = ContinuousClock.now + parts.pace.daemonDeadline
+        var interval = Self.firstPollInterval
+        var container = try await inspectRunning(desired)
+        var polls = 0
+        while true {
+            do {
+                let version = try await ask(desired, container)
+                return Findings(container: container, daemonVersion: version)
+            } catch {
+                try Task.checkCancellation()
+                guard ContinuousClock.now < deadline else { throw await silence(desired, container, error) }
+            }
+            try await Task.sleep(for: interval)
+            interval = min(interval * 2, Self.pollIntervalLimit)
+            polls += 1
+            if polls % Self.pollsBetweenLooks == 0 { container = try await inspectRunning(desired) }
+        }
+    }
+
+    private func ask(_ desired: AssignedSandbox, _ container: ContainerInspection) async throws -> String {
+        guard let target = container.target else { throw RunnerError(.daemonSilent, "the container has no process") }
+        return try await parts.probe.version(of: desired.id, at: target, token: desired.toolboxToken)
+    }
+
+    private func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {
+        let found = try await inspect(desired)
+        if let run = found.run { parts.crashes.noteRun(run, of: desired.id) }
+        guard found.state.status == .running else {
+            throw RunnerError(.endedWhileStarting, "container \(found.id) is \(found.state.status.rawValue), exit code \(found.state.exitCode)")
+        }
+        return found
+    }
+
+    private func silence(_ desired: AssignedSandbox, _ container: ContainerInspection, _ last: any Error) async -> RunnerError {
+        let tail = await SandboxObserver(parts: parts).logTail(container.id)
+        return RunnerError(
+            .daemonSilent,
+            "the sandbox's daemon did not answer within \(parts.pace.daemonDeadline.components.seconds) s of its start: \(last)\(tail); "
+                + "look whether the image's entrypoint takes port \(DaemonProbe.port), then start it again")
+    }
+}
+
+extension SandboxAction {
+    /// Names its fault points.
+    var name: String {
+        switch self {
+        case .report(let state): "report-\(state.rawValue)"
+        case .removeStale: "remove-stale"
+        case .ensureImage: "ensure-image"
+        case .installRules: "install-rules"
+        case .createContainer: "create-container"
+        case .startContainer: "start-container"
+        case .awaitDaemon: "await-daemon"
+        case .updateLimits: "update-limits"
+        case .stopContainer: "stop-container"
+        case .removeContainer: "remove-container"
+        case .removeRules: "remove-rules"
+        case .settle(let state): "settle-\(state.rawValue)"
+        case .fail: "fail"
+        case .release: "release"
+        }
+    }
+}

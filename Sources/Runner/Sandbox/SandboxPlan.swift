@@ -1,0 +1,216 @@
+package import Domain
+package import Store
+
+/// One thing to do for a sandbox. Each is idempotent: done twice, or after a crash in its middle, it ends in the same place.
+package enum SandboxAction: Sendable, Hashable {
+    /// Writes a transitional state.
+    case report(ObservedState)
+    /// Removes containers of other epochs, running or not, and their rules.
+    case removeStale([StaleContainer])
+    /// The image is on this host afterwards.
+    case ensureImage
+    /// The wanted rules are in the kernel afterwards.
+    case installRules
+    case createContainer
+    case startContainer
+    /// Its daemon answers afterwards.
+    case awaitDaemon
+    case updateLimits
+    case stopContainer(force: Bool)
+    case removeContainer
+    /// Only ever planned for what has no container.
+    case removeRules
+    /// Writes that actual equals desired, and what is in force.
+    case settle(ObservedState)
+    /// Writes an error that stays until somebody changes the row.
+    case fail(reason: String, recoverable: Bool)
+    /// Nothing is left here: the booking ends.
+    case release
+}
+
+/// Steps in order; the actions of one step do not depend on each other and may run together.
+package struct SandboxPlan: Sendable, Hashable {
+    package var steps: [[SandboxAction]] = []
+    /// When to look again although nothing wakes the key.
+    package var recheck: Duration?
+
+    package init() {}
+
+    package var isEmpty: Bool { steps.isEmpty }
+    package var actions: [SandboxAction] { steps.flatMap { $0 } }
+
+    fileprivate mutating func then(_ actions: SandboxAction...) {
+        steps.append(actions)
+    }
+}
+
+/// Decides what to do for a sandbox placed here. Pure and total.
+///
+/// What it guarantees, whatever was found:
+/// - a container that is not ours is never touched;
+/// - what is to be destroyed or stopped is never started;
+/// - rules are installed in a step before each start, and removed only in a step after the container;
+/// - a failure that was reported under the newest generation is left alone, but nothing of it stays running.
+package func planSandbox(desired: AssignedSandbox, observed: SandboxObserved) -> SandboxPlan {
+    var plan = SandboxPlan()
+    if !observed.stale.isEmpty { plan.then(.removeStale(observed.stale)) }
+    switch desired.desired {
+    case .started: planStarted(desired, observed, &plan)
+    case .stopped: planStopped(desired, observed, &plan)
+    case .destroyed: planDestroyed(observed, &plan)
+    }
+    return plan
+}
+
+/// Decides what to do for a sandbox that is not placed here: nothing of it may stay.
+package func planUnplaced(observed: SandboxObserved) -> SandboxPlan {
+    var plan = SandboxPlan()
+    if !observed.stale.isEmpty { plan.then(.removeStale(observed.stale)) }
+    if observed.rules != .absent { plan.then(.removeRules) }
+    return plan
+}
+
+// MARK: - Destroyed
+// Nothing is reported on the way: the view shows `destroying` as soon as it is wanted.
+
+private func planDestroyed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+    switch observed.container {
+    case .absent, .foreign: break
+    case .created, .running, .frozen, .exited, .unusable: plan.then(.removeContainer)
+    }
+    if observed.rules != .absent { plan.then(.removeRules) }
+    plan.then(.release)
+}
+
+// MARK: - Stopped
+
+private func planStopped(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+    switch observed.container {
+    case .absent, .foreign:
+        if observed.rules != .absent { plan.then(.removeRules) }
+    case .created(let facts), .exited(let facts, _):
+        if observed.rules != .current { plan.then(.installRules) }
+        if !facts.hasWantedLimits { plan.adjustLimits(desired) }
+    case .running, .frozen:
+        if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping { plan.then(.report(.stopping)) }
+        plan.then(.stopContainer(force: desired.forceStop || desired.hasFailed))
+    case .unusable:
+        plan.then(.removeContainer)
+        if observed.rules != .absent { plan.then(.removeRules) }
+    }
+    if !plan.isEmpty || desired.reported.state != .stopped || desired.reported.generation < desired.generation {
+        plan.then(.settle(.stopped))
+    }
+}
+
+// MARK: - Started
+
+private func planStarted(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+    if desired.hasFailed { return planFailed(observed, &plan) }
+    switch observed.container {
+    case .absent:
+        plan.create(desired)
+    case .foreign(let id):
+        plan.then(.fail(reason: foreignReason(desired, id), recoverable: true))
+    case .created(let facts):
+        if facts.hasWantedShape {
+            plan.start(desired, facts)
+        } else {
+            plan.then(.removeContainer)
+            plan.create(desired)
+        }
+    case .running(let facts):
+        planRunning(desired, observed, facts, &plan)
+    case .frozen(let facts):
+        plan.then(.stopContainer(force: true))
+        plan.start(desired, facts)
+    case .exited(let facts, let end):
+        switch end.verdict {
+        case .expected, .restart(after: .zero): plan.start(desired, facts)
+        case .restart(let pause): plan.waitToRestart(desired, pause)
+        case .giveUp(let reason): plan.then(.fail(reason: reason, recoverable: true))
+        }
+    case .unusable:
+        plan.then(.removeContainer)
+        plan.create(desired)
+    }
+}
+
+/// It failed under the newest wish: nothing may run, and nothing else is done.
+private func planFailed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+    switch observed.container {
+    case .running, .frozen: plan.then(.stopContainer(force: true))
+    case .absent, .foreign, .created, .exited, .unusable: break
+    }
+}
+
+private func planRunning(
+    _ desired: AssignedSandbox, _ observed: SandboxObserved, _ facts: ContainerFacts, _ plan: inout SandboxPlan
+) {
+    let reported = desired.reported
+    let isKnownRun = reported.containerID == facts.id && reported.effective.run != nil && reported.effective.run == facts.run
+    guard isKnownRun, reported.state == .started || reported.state == .resizing else {
+        var first = plan.startingReport(desired) + [.installRules]
+        if !facts.hasWantedLimits { first.append(.updateLimits) }
+        plan.steps.append(first)
+        plan.then(.awaitDaemon)
+        plan.then(.settle(.started))
+        return
+    }
+    if observed.rules != .current { plan.then(.installRules) }
+    if !facts.hasWantedLimits { plan.adjustLimits(desired) }
+    if !plan.isEmpty || reported.state == .resizing || reported.generation < desired.generation {
+        plan.then(.settle(.started))
+    }
+}
+
+private func foreignReason(_ desired: AssignedSandbox, _ id: String) -> String {
+    "the container name \(ContainerName.of(desired.id, epoch: desired.epoch)) is taken on the host by a container that is not "
+        + "Martlet's (\(id.prefix(12))); remove or rename that container, then start the sandbox again"
+}
+
+extension SandboxPlan {
+    fileprivate mutating func create(_ desired: AssignedSandbox) {
+        then(.ensureImage)
+        steps.append(startingReport(desired) + [.installRules, .createContainer])
+        startAndSettle()
+    }
+
+    fileprivate mutating func start(_ desired: AssignedSandbox, _ facts: ContainerFacts) {
+        var first = startingReport(desired) + [.installRules]
+        if !facts.hasWantedLimits { first.append(.updateLimits) }
+        steps.append(first)
+        startAndSettle()
+    }
+
+    private mutating func startAndSettle() {
+        then(.startContainer)
+        then(.awaitDaemon)
+        then(.settle(.started))
+    }
+
+    fileprivate mutating func waitToRestart(_ desired: AssignedSandbox, _ pause: Duration) {
+        let reporting = startingReport(desired)
+        if !reporting.isEmpty { steps.append(reporting) }
+        recheck = pause
+    }
+
+    fileprivate mutating func adjustLimits(_ desired: AssignedSandbox) {
+        let state = desired.reported.state
+        if state.mayBecome(.resizing), state != .resizing { then(.report(.resizing)) }
+        then(.updateLimits)
+    }
+
+    /// `creating` and `pulling_snapshot` stay until the sandbox is started, so that the usual way writes nothing in between.
+    fileprivate func startingReport(_ desired: AssignedSandbox) -> [SandboxAction] {
+        switch desired.reported.state {
+        case .creating, .pullingSnapshot, .starting, .destroying: []
+        case .started, .stopping, .stopped, .resizing, .error: [.report(.starting)]
+        }
+    }
+}
+
+extension AssignedSandbox {
+    /// It failed under the newest wish.
+    package var hasFailed: Bool { reported.state == .error && reported.generation >= generation }
+}

@@ -1,0 +1,76 @@
+package import Domain
+import Logging
+package import Reconciling
+import Store
+
+/// Brings one sandbox to what its row asks for. Everything is read anew in each pass.
+package struct SandboxReconciler: Sendable {
+    let observer: SandboxObserver
+    let applier: SandboxApplier
+    let parts: RunnerParts
+
+    package init(_ parts: RunnerParts) {
+        self.parts = parts
+        observer = SandboxObserver(parts: parts)
+        applier = SandboxApplier(parts: parts)
+    }
+
+    /// One pass. Throws what a later pass may heal.
+    package func reconcile(_ id: SandboxID) async throws -> Outcome {
+        guard let desired = try await parts.queries.sandbox(id) else { return try await clear(id) }
+        parts.holdings.hold(id)
+        let (observed, container) = try await observer.observe(desired)
+        let plan = planSandbox(desired: desired, observed: observed)
+        do {
+            try await applier.apply(plan, to: desired, container: container)
+            if !plan.isEmpty { parts.attempts.forget(id) }
+            return plan.recheck.map { .recheck(after: $0) } ?? .settled
+        } catch let wait as PullUnderway {
+            return .recheck(after: wait.patience)
+        } catch {
+            return try await record(error, desired)
+        }
+    }
+
+    /// Nothing places the sandbox here: nothing of it may stay, once that is certain.
+    private func clear(_ id: SandboxID) async throws -> Outcome {
+        let observed = try await observer.observeUnplaced(id)
+        let plan = planUnplaced(observed: observed)
+        guard !plan.isEmpty else {
+            parts.forget(id)
+            return .settled
+        }
+        if let pause = parts.holdings.pause(beforeRemoving: id, now: parts.now()) { return .recheck(after: pause) }
+        // The last look before the only act that cannot be undone.
+        guard try await parts.queries.sandbox(id) == nil else { return .recheck(after: .zero) }
+        parts.logger.notice("sandbox is not placed here any more; what is left of it is removed", metadata: ["sandbox.id": "\(id)"])
+        try await applier.clear(plan, of: id)
+        parts.forget(id)
+        return .settled
+    }
+
+    /// Decides a failure's fate. What is to be destroyed is tried for ever: nothing but its end is of use.
+    private func record(_ error: any Error, _ desired: AssignedSandbox) async throws -> Outcome {
+        if error is CancellationError || Task.isCancelled { throw error }
+        if let own = error as? RunnerError {
+            if own.code == .endedWhileStarting { return .recheck(after: .zero) }
+            if own.code == .fenced { return .recheck(after: .zero) }
+        }
+        guard desired.desired != .destroyed else { throw error }
+        switch judgeFailure(error, attempts: parts.attempts.count(desired.id, generation: desired.generation)) {
+        case .retry:
+            throw error
+        case .settle(let reason, let recoverable):
+            parts.logger.warning(
+                "sandbox failed", metadata: ["sandbox.id": "\(desired.id)", "sandbox.reason": "\(reason)", "error": "\(error)"])
+            try await applier.fail(desired, reason: reason, recoverable: recoverable)
+            // What still runs is stopped by the next pass.
+            return .recheck(after: .zero)
+        }
+    }
+}
+
+/// The image is being pulled; the puller wakes the sandbox. The patience is for the case that it cannot.
+struct PullUnderway: Error {
+    let patience: Duration = .seconds(15)
+}

@@ -1,0 +1,57 @@
+import API
+import ArgumentParser
+import Logging
+import Postgres
+import ServiceLifecycle
+import Store
+
+struct APICommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "api",
+        abstract: "Serve the REST interface. Any number may run."
+    )
+
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var service: ServiceOptions
+    @Option(help: "Address to listen on. [MARTLET_API_LISTEN]")
+    var listen = ListenAddress(argument: Environment["MARTLET_API_LISTEN"] ?? "127.0.0.1:3986")!
+    @Option(help: "Where clients reach the proxy, without a slash at the end. [MARTLET_PROXY_PUBLIC_URL]")
+    var proxyPublicURL = Environment["MARTLET_PROXY_PUBLIC_URL"] ?? "http://127.0.0.1:3987"
+    @Option(help: "Snapshot for a sandbox that names none. [MARTLET_DEFAULT_SNAPSHOT]")
+    var defaultSnapshot = Environment["MARTLET_DEFAULT_SNAPSHOT"] ?? "default"
+    @Option(help: "Region for a sandbox that names none, where its organization has no default. [MARTLET_REGION]")
+    var region: String?
+    @Option(help: "Connections to Postgres. [MARTLET_DATABASE_CONNECTIONS]")
+    var databaseConnections = Environment.integer("MARTLET_DATABASE_CONNECTIONS", default: 10)
+
+    func run() async throws {
+        service.printAndExitIfAsked([
+            database.line,
+            SettingLine(flag: "--listen", variable: "MARTLET_API_LISTEN", value: listen.description),
+            SettingLine(flag: "--proxy-public-url", variable: "MARTLET_PROXY_PUBLIC_URL", value: proxyPublicURL),
+            SettingLine(flag: "--default-snapshot", variable: "MARTLET_DEFAULT_SNAPSHOT", value: defaultSnapshot),
+            SettingLine(flag: "--region", variable: "MARTLET_REGION", value: region ?? Environment["MARTLET_REGION"]),
+            SettingLine(
+                flag: "--database-connections",
+                variable: "MARTLET_DATABASE_CONNECTIONS",
+                value: "\(databaseConnections)"
+            ),
+        ])
+        guard (2...1000).contains(databaseConnections) else {
+            throw ValidationError("--database-connections is \(databaseConnections); it must be between 2 and 1000")
+        }
+        let log = Logger.component("api", level: service.logLevel)
+        let postgres = try PostgresConfiguration(url: database.url, applicationName: "martlet-api")
+        let pool = PostgresPool(postgres, limits: .init(connectionLimit: databaseConnections), logger: log)
+        let configuration = APIConfiguration(
+            host: listen.host,
+            port: listen.port,
+            toolboxProxyURL: "\(proxyPublicURL)/toolbox",
+            defaultRegion: region ?? Environment["MARTLET_REGION"],
+            defaultSnapshot: defaultSnapshot,
+            version: Martlet.version
+        )
+        let api = buildAPI(configuration, APIDependencies(database: pool, databaseConfiguration: postgres, logger: log))
+        try await runServices([PoolService(pool: pool)] + api.services, log: log)
+    }
+}

@@ -1,0 +1,240 @@
+import Domain
+import Runner
+import Store
+import Testing
+
+/// A sandbox's world, small enough to try all of it: the engine, the kernel's rules, the row.
+private struct Model {
+    enum Phase: CaseIterable { case absent, foreign, created, createdOtherwise, running, frozen, exited, crashed, gaveUp, dead }
+
+    var desired: AssignedSandbox
+    var phase: Phase
+    var hasWantedLimits: Bool
+    var stale: Bool
+    var rules: RulesObservation
+    var run: String?
+    var placed = true
+    var violations: [String] = []
+
+    var observed: SandboxObserved {
+        var observed = SandboxObserved()
+        var facts = ContainerFacts(id: "c", run: run)
+        facts.hasWantedLimits = hasWantedLimits
+        facts.hasWantedShape = phase != .createdOtherwise
+        observed.container =
+            switch phase {
+            case .absent: .absent
+            case .foreign: .foreign(id: "f")
+            case .created, .createdOtherwise: .created(facts)
+            case .running: .running(facts)
+            case .frozen: .frozen(facts)
+            case .exited: .exited(facts, ContainerEnd(.expected))
+            case .crashed: .exited(facts, ContainerEnd(.restart(after: .zero)))
+            case .gaveUp: .exited(facts, ContainerEnd(.giveUp(reason: "it ended too often")))
+            case .dead: .unusable(facts)
+            }
+        observed.stale = stale ? [StaleContainer(id: "s", epoch: desired.epoch - 1)] : []
+        observed.rules = rules
+        return observed
+    }
+
+    var hasContainer: Bool {
+        switch phase {
+        case .absent, .foreign: false
+        case .created, .createdOtherwise, .running, .frozen, .exited, .crashed, .gaveUp, .dead: true
+        }
+    }
+
+    mutating func expect(_ condition: Bool, _ what: String) {
+        if !condition { violations.append(what) }
+    }
+
+    mutating func write(_ state: ObservedState) {
+        expect(desired.reported.state.mayBecome(state), "\(desired.reported.state) was reported \(state)")
+        desired.reported.state = state
+    }
+
+    mutating func apply(_ action: SandboxAction) {
+        if phase == .foreign {
+            switch action {
+            case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits: violations.append("touched a stranger's container: \(action)")
+            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .settle, .fail, .release: break
+            }
+        }
+        switch action {
+        case .report(let state): write(state)
+        case .removeStale: stale = false
+        case .ensureImage: break
+        case .installRules:
+            expect(!stale, "rules were installed while another epoch's container was there")
+            rules = .current
+        case .createContainer:
+            expect(phase == .absent, "created over \(phase)")
+            phase = .created
+            hasWantedLimits = true
+            run = nil
+        case .startContainer:
+            expect(desired.desired == .started, "started what is to be \(desired.desired)")
+            expect(rules == .current, "started before its rules")
+            expect([.created, .exited, .crashed].contains(phase), "started what is \(phase)")
+            phase = .running
+            run = "new run"
+        case .awaitDaemon: expect(phase == .running, "waited for the daemon of what is \(phase)")
+        case .updateLimits:
+            expect(hasContainer, "limits of nothing")
+            hasWantedLimits = true
+        case .stopContainer:
+            expect(phase == .running || phase == .frozen, "stopped what is \(phase)")
+            phase = .exited
+        case .removeContainer:
+            expect(hasContainer, "removed what is \(phase)")
+            phase = .absent
+        case .removeRules:
+            expect(!hasContainer && !stale, "rules were removed while a container was there")
+            rules = .absent
+        case .settle(let state):
+            write(state)
+            desired.reported.generation = desired.generation
+            desired.reported.containerID = hasContainer ? "c" : desired.reported.containerID
+            desired.reported.effective.run = state == .started ? run : nil
+            expect((state == .started) == (phase == .running), "settled \(state) while \(phase)")
+        case .fail:
+            write(.error)
+            desired.reported.generation = desired.generation
+            desired.reported.effective.run = nil
+        case .release:
+            expect(desired.desired == .destroyed, "released what is wanted")
+            expect(!hasContainer && !stale && rules == .absent, "released with leftovers")
+            placed = false
+        }
+    }
+
+    /// What holds when nothing is left to do.
+    var isAtRest: Bool {
+        if !placed { return true }
+        switch desired.desired {
+        case .destroyed: return false
+        case .stopped: return phase != .running && phase != .frozen && desired.reported.state == .stopped
+        case .started:
+            if desired.hasFailed { return phase != .running && phase != .frozen }
+            return phase == .running && desired.reported.state == .started && rules == .current && hasWantedLimits
+        }
+    }
+}
+
+/// Every pair of wish and finding.
+private func allModels() -> [Model] {
+    var models: [Model] = []
+    for wish in DesiredState.allCases {
+        for state in ObservedState.allCases where state != .destroying || wish == .destroyed {
+            for phase in Model.Phase.allCases {
+                for bits in 0..<64 {
+                    var desired = AssignedSandbox(id: SandboxID.random(), image: "i", toolboxToken: "t")
+                    desired.desired = wish
+                    desired.epoch = 2
+                    desired.generation = 5
+                    desired.forceStop = bits & 1 != 0
+                    desired.reported.state = state
+                    desired.reported.generation = bits & 2 != 0 ? 5 : 4
+                    desired.reported.containerID = bits & 4 != 0 ? "c" : nil
+                    desired.reported.effective.run = bits & 8 != 0 ? "r" : nil
+                    for rules in [RulesObservation.absent, .differing, .current] {
+                        let hasRun = phase != .absent && phase != .created && phase != .createdOtherwise
+                        models.append(
+                            Model(
+                                desired: desired, phase: phase, hasWantedLimits: bits & 16 != 0, stale: bits & 32 != 0, rules: rules,
+                                run: hasRun ? "r" : nil))
+                    }
+                }
+            }
+        }
+    }
+    return models
+}
+
+@Suite struct SandboxPlanTests {
+    static let passesLimit = 3
+
+    @Test func everyPairConvergesSafely() {
+        var failures: [String] = []
+        for start in allModels() where failures.count < 5 {
+            var model = start
+            var passes = 0
+            while model.placed {
+                let plan = planSandbox(desired: model.desired, observed: model.observed)
+                if plan.isEmpty { break }
+                passes += 1
+                for action in plan.actions { model.apply(action) }
+                if passes > Self.passesLimit { break }
+            }
+            if passes > Self.passesLimit { failures.append("does not converge: \(start)") }
+            if !model.isAtRest { failures.append("rests at \(model.phase) \(model.desired.reported): from \(start)") }
+            failures += model.violations.prefix(1).map { "\($0): from \(start)" }
+        }
+        #expect(failures.isEmpty, "\(failures.prefix(3).joined(separator: "\n"))")
+    }
+
+    /// A crash after any action leaves something from which the next pass goes on to the same rest.
+    @Test func everyPlanMayBeCutAnywhere() {
+        var failures: [String] = []
+        for start in allModels() where failures.count < 5 {
+            let plan = planSandbox(desired: start.desired, observed: start.observed)
+            for cut in 0..<max(plan.actions.count, 1) {
+                var model = start
+                for action in plan.actions.prefix(cut) { model.apply(action) }
+                for _ in 0..<Self.passesLimit where model.placed {
+                    for action in planSandbox(desired: model.desired, observed: model.observed).actions { model.apply(action) }
+                }
+                if !model.isAtRest || !model.violations.isEmpty { failures.append("cut after \(cut): \(model.violations) from \(start)") }
+            }
+        }
+        #expect(failures.isEmpty, "\(failures.prefix(3).joined(separator: "\n"))")
+    }
+
+    /// Actions of one step run together, so none may need another one's effect.
+    @Test func rulesComeInAStepBeforeTheStart() {
+        for model in allModels() {
+            let steps = planSandbox(desired: model.desired, observed: model.observed).steps
+            guard let start = steps.firstIndex(where: { $0.contains(.startContainer) }) else { continue }
+            let rules = steps.firstIndex { $0.contains(.installRules) }
+            #expect(rules.map { $0 < start } == true, "\(steps)")
+            #expect(steps[start] == [.startContainer])
+        }
+    }
+
+    @Test func theUsualWayWritesOnce() {
+        let desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
+        let plan = planSandbox(desired: desired, observed: SandboxObserved())
+        #expect(
+            plan.steps == [
+                [.ensureImage], [.installRules, .createContainer], [.startContainer], [.awaitDaemon], [.settle(.started)],
+            ])
+    }
+
+    @Test func whatIsAsWantedIsLeftAlone() {
+        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
+        desired.reported.state = .started
+        desired.reported.generation = 1
+        desired.reported.containerID = "c"
+        desired.reported.effective.run = "r"
+        var observed = SandboxObserved()
+        observed.container = .running(ContainerFacts(id: "c", run: "r"))
+        observed.rules = .current
+        #expect(planSandbox(desired: desired, observed: observed).isEmpty)
+    }
+
+    @Test func aRestartBehindOurBackIsSeen() {
+        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
+        desired.reported.state = .started
+        desired.reported.generation = 1
+        desired.reported.containerID = "c"
+        desired.reported.effective.run = "r"
+        var observed = SandboxObserved()
+        observed.container = .running(ContainerFacts(id: "c", run: "other"))
+        observed.rules = .current
+        #expect(
+            planSandbox(desired: desired, observed: observed).steps == [
+                [.report(.starting), .installRules], [.awaitDaemon], [.settle(.started)],
+            ])
+    }
+}

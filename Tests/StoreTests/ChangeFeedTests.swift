@@ -1,0 +1,77 @@
+import Domain
+import Postgres
+import Store
+import Synchronization
+import TestSupport
+import Testing
+
+@Suite struct ChangeFeedTests {
+    @Test func aChangeWakesWhoWaitsForThatSandbox() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let (one, other) = (try await database.makeSandbox(of: tenant), try await database.makeSandbox(of: tenant))
+            try await withFeed(database) { feed, _ in
+                let waiting = feed.subscribe(to: one.id)!
+                let elsewhere = feed.subscribe(to: other.id)!
+                _ = try await database.owner.sandboxes.apply(
+                    .stop(force: false),
+                    to: one.id,
+                    in: tenant.organization,
+                    by: Actor("test")
+                )
+                let (woken, slept) = (
+                    await time { await waiting.next(within: .seconds(20)) },
+                    await time { await elsewhere.next(within: .milliseconds(300)) }
+                )
+                #expect(woken < .seconds(10))
+                #expect(slept >= .milliseconds(300))
+                feed.unsubscribe(waiting, from: one.id)
+                feed.unsubscribe(elsewhere, from: other.id)
+            }
+        }
+    }
+
+    @Test func aRevokedKeyIsToldByItsHash() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await withFeed(database) { feed, changes in
+                _ = try await database.owner.apiKeys.delete(named: "test", in: tenant.organization, of: tenant.user)
+                let digits = tenant.key.hash.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+                let deadline = ContinuousClock.now + .seconds(10)
+                while !changes.withLock({ $0.contains(.key(hashPrefix: digits)) }), .now < deadline {
+                    try await Task.sleep(for: .milliseconds(10))
+                }
+                #expect(changes.withLock { $0.contains(.key(hashPrefix: digits)) })
+            }
+        }
+    }
+
+    private func time(_ body: () async -> Void) async -> Duration {
+        await ContinuousClock().measure { await body() }
+    }
+
+    private func withFeed(
+        _ database: TestDatabase,
+        _ body: (ChangeFeed, borrowing Mutex<[RouteChange]>) async throws -> Void
+    ) async throws {
+        let box = Box()
+        let feed = ChangeFeed(try await database.configuration(for: .api), logger: TestStack.logger) { change in
+            box.changes.withLock { $0.append(change) }
+        }
+        let running = Task { await feed.run() }  // owned: cancelled and awaited below
+        while !feed.isListening { try await Task.sleep(for: .milliseconds(5)) }
+        do {
+            try await body(feed, box.changes)
+        } catch {
+            running.cancel()
+            await running.value
+            throw error
+        }
+        running.cancel()
+        await running.value
+    }
+}
+
+private final class Box: Sendable {
+    let changes = Mutex<[RouteChange]>([])
+}

@@ -20,6 +20,9 @@ package struct ProxyLimits: Sendable {
     package var tunnelIdleLimit: TimeAmount = .seconds(15)
     /// Tunnels to one sandbox, busy and idle, over all threads.
     package var tunnelsPerSandboxLimit = 512
+    /// Receive buffer of a tunnel's socket. What is in it when the sandbox ends is read at once, whether it can be passed on
+    /// or not, so it bounds what one connection can make the proxy hold.
+    package var tunnelReceiveBufferBytes = 256 * 1024
     /// Open client connections in all; more are closed at once.
     package var connectionsLimit = 20_000
     /// Open client connections of one IP address.

@@ -25,6 +25,12 @@ struct BackPressureTests {
         }
     }
 
+    /// All that is written must leave before the connection is closed.
+    private static func end(_ server: Wire) async {
+        server.finish()
+        _ = try? await server.readToEnd()
+    }
+
     private static func drain(_ wire: Wire) async throws -> Int {
         var count = 0
         while count < totalBytes, let bytes = try await wire.receive() { count += bytes.readableBytes }
@@ -49,6 +55,7 @@ struct BackPressureTests {
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\nContent-Length: \(Self.totalBytes)\r\n\r\n")
                 try await Self.pour(into: server, counting: sent.bytes)
+                await Self.end(server)
             } client: { client in
                 try await client.send(path.request("GET", "/"))
                 _ = try await client.readHead()

@@ -76,7 +76,9 @@ struct DisconnectTests {
                 try await Task.sleep(for: .milliseconds(50))
                 try await server.reset()
             } client: { client in
-                try await client.send("GET /toolbox/\(path.sandbox)/ HTTP/1.0\r\nAuthorization: Bearer \(path.key)\r\n\r\n")
+                try await client.send(
+                    "GET /toolbox/\(path.sandbox)/ HTTP/1.0\r\nAuthorization: Bearer \(path.key)\r\n\r\n"
+                )
                 await #expect(throws: (any Error).self) { _ = try await client.readToEnd() }
             }
         }

@@ -70,7 +70,10 @@ struct IngressTests {
     }
 
     private static func expect(
-        _ expected: Int, _ path: TestPath, _ ask: Ask, sourceLocation: SourceLocation = #_sourceLocation
+        _ expected: Int,
+        _ path: TestPath,
+        _ ask: Ask,
+        sourceLocation: SourceLocation = #_sourceLocation
     ) async throws {
         let actual = try await status(path, ask)
         #expect(actual == expected, "\(ask)", sourceLocation: sourceLocation)
@@ -144,12 +147,15 @@ struct IngressTests {
         limits.tunnelsPerSandboxLimit = 1
         try await TestPath.with(ingressLimits: limits) { path in
             let head = Ask().head(path)
+            async let served: Void = path.serve { server in _ = try? await server.readToEnd() }
             try await Self.connect(path) { wire in
                 try await wire.send(head)
                 #expect(Message(head: try await wire.readHead()).status == 200)
                 try await Self.expect(503, path, Ask())
             }
-            try await eventually { try await Self.status(path, Ask()) == 200 }
+            try await served
+            try await eventually { path.ingressServer.openTunnels == 0 }
+            try await Self.expect(200, path, Ask())
         }
     }
 

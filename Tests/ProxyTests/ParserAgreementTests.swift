@@ -17,6 +17,8 @@ import Testing
         "X: \ty\t \r\n", "\u{0}", "\u{7f}",
         "\t", ":", "abc", "3\r\nabc\r\n", "0\r\n\r\n", "3;x=y\r\nabc\r\n", "00\r\n\r\n", "T: a\r\n", "é",
     ]
+    /// llhttp knows a list of methods; the proxy passes any token.
+    private static let methods = ["GET", "POST", "PUT", "HEAD"]
     private static let seeds = [
         "GET /a HTTP/1.1\r\nHost: x\r\n\r\n", "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
         "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -72,7 +74,8 @@ import Testing
                     method: head.method.rawValue,
                     target: head.uri,
                     minor: head.version.minor,
-                    fields: head.headers.map { "\($0.name)=\($0.value)" },
+                    // llhttp leaves white space behind a value.
+                    fields: head.headers.map { "\($0.name)=\($0.value.trimmingCharacters(in: .whitespaces))" },
                     body: []
                 )
             case .body(let data): reading?.body += Array(data.readableBytesView)
@@ -97,7 +100,9 @@ import Testing
                 default: if place < text.count { text[place] = UInt8.random(in: .min ... .max, using: &random) }
                 }
             }
-            guard let reading = Self.ours(ByteBuffer(bytes: text)) else { continue }
+            guard let reading = Self.ours(ByteBuffer(bytes: text)), Self.methods.contains(reading.method) else {
+                continue
+            }
             accepted += 1
             #expect(
                 Self.llhttp(ByteBuffer(bytes: text)) == reading,

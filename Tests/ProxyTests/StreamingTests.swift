@@ -45,6 +45,8 @@ struct StreamingTests {
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\nContent-Length: \(Self.pieces * Self.pieceBytes)\r\n\r\n")
                 await sent.set(try await Self.sendAll(server))
+                server.finish()
+                _ = try? await server.readToEnd()
             } client: { client in
                 try await client.send(path.request("GET", "/files/download?path=big"))
                 _ = try await client.readHead()

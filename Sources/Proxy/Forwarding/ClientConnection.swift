@@ -29,6 +29,7 @@ final class ClientConnection: ChannelDuplexHandler {
     private(set) var context: ChannelHandlerContext?
     private var search = HeadSearch()
     private var readIsPending = false
+    private var outputIsFinished = false
     private var phaseSince = NIODeadline.now()
     private var lastMoved = NIODeadline.now()
     private var address = "unknown"
@@ -127,8 +128,9 @@ final class ClientConnection: ChannelDuplexHandler {
     /// The client is gone: what the sandbox does for it must stop.
     private func leave() {
         guard phase != .closed else { return }
+        let isCleanEnd = phase == .raw && outputIsFinished
         phase = .closed
-        exchange?.tunnel?.abandon()
+        if isCleanEnd { exchange?.tunnel?.finishSending() } else { exchange?.tunnel?.abandon() }
         exchange = nil
         lane.leave(self)
     }
@@ -170,7 +172,8 @@ final class ClientConnection: ChannelDuplexHandler {
 
     /// End of output after all bytes that are written; input is thrown away until the client closes too.
     func finishSending() {
-        context?.close(mode: .output, promise: nil)
+        outputIsFinished = true
+        context?.closeAfterWrites(mode: .output)
     }
 
     func becomeRaw() {
@@ -207,8 +210,17 @@ final class ClientConnection: ChannelDuplexHandler {
         resumeReading()
     }
 
+    /// Ends a connection in the middle of a response.
+    ///
+    /// Where the response tells its own length, what was written still goes out and the cut shows by itself; where its
+    /// end is the connection's end, only a reset shows that it is not whole.
     func cut() {
-        context?.closeAbruptly()
+        if phase == .exchanging, exchange?.head.minorVersion == 1 {
+            flush()
+            context?.close(mode: .all, promise: nil)
+        } else {
+            context?.closeAbruptly()
+        }
     }
 
     // MARK: Answers of the proxy's own

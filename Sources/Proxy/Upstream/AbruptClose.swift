@@ -7,6 +7,15 @@ import NIOSSL
 #endif
 
 extension ChannelHandlerContext {
+    /// Closes once all that was written is with the kernel.
+    ///
+    /// Closing at once would throw away what is still queued where the other direction has ended already.
+    func closeAfterWrites(mode: CloseMode) {
+        let written = eventLoop.makePromise(of: Void.self)
+        written.futureResult.assumeIsolated().whenComplete { _ in self.close(mode: mode, promise: nil) }
+        writeAndFlush(NIOAny(ByteBuffer()), promise: written)
+    }
+
     /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
     func closeAbruptly() {
         if let provider = channel as? any SocketOptionProvider {

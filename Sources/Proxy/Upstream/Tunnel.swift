@@ -47,6 +47,7 @@ final class Tunnel: ChannelDuplexHandler {
     private var received = ByteBuffer()
     private var search = HeadSearch()
     private var readIsPending = false
+    private var inputEnded = false
 
     // The exchange that is being served.
     private var client: ClientConnection?
@@ -87,7 +88,7 @@ final class Tunnel: ChannelDuplexHandler {
 
     /// The client's end of input, in a raw tunnel.
     func finishSending() {
-        context?.close(mode: .output, promise: nil)
+        context?.closeAfterWrites(mode: .output)
     }
 
     func resumeReading() {
@@ -153,7 +154,8 @@ final class Tunnel: ChannelDuplexHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        fail("the connection to the sandbox was lost")
+        // A raw tunnel that ended both ways has nothing to fail: what is left is the client's to write out.
+        if phase == .raw, inputEnded { close() } else { fail("the connection to the sandbox was lost") }
         context.fireChannelInactive()
     }
 
@@ -235,7 +237,7 @@ final class Tunnel: ChannelDuplexHandler {
 
     private func accept(_ head: ResponseHead) throws(ProxyRefusal) {
         guard let client, let exchange else { return }
-        exchange.responseBegan = true
+        exchange.replay = nil
         switch head.status {
         case 101: try upgrade(head, client, exchange)
         case 100: break  // The proxy has said so itself.
@@ -249,6 +251,7 @@ final class Tunnel: ChannelDuplexHandler {
             throw .badGateway("it switched to a protocol that was not asked for")
         }
         phase = .raw
+        exchange.responseBegan = true
         client.write(head.written(change: .none, closes: false))
         if received.readableBytes > 0 { client.write(received) }
         received = ByteBuffer()
@@ -266,12 +269,15 @@ final class Tunnel: ChannelDuplexHandler {
         }
         isReusable = framing != .untilClose && head.minorVersion == 1 && !head.fields.wantsClose
         phase = .body
+        exchange.responseBegan = true
         var bytes = head.written(change: change, closes: client.willClose(after: exchange))
         if change == .none, scanner.fits(received) {
             passTogether(&bytes, client)
         } else {
             client.write(bytes)
-            pass(&received)
+            var rest = received
+            received = ByteBuffer()
+            pass(&rest)
         }
     }
 
@@ -345,6 +351,7 @@ final class Tunnel: ChannelDuplexHandler {
             if change == .chunk { client?.write(ByteBuffer(string: "0\r\n\r\n")) }
             finish(leftover: 0)
         case .raw:
+            inputEnded = true
             client?.finishSending()
         case .opening, .idle, .awaitingHead, .body: fail("the sandbox closed the connection")
         case .closed: break

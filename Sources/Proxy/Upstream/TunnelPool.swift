@@ -84,6 +84,7 @@ final class TunnelPool {
             .connectTimeout(limits.tunnelDeadline)
             .channelOption(.allowRemoteHalfClosure, value: true)
             .channelOption(.socketOption(.so_keepalive), value: 1)
+            .channelOption(.socketOption(.so_rcvbuf), value: .init(limits.tunnelReceiveBufferBytes))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     let client = try NIOSSLClientHandler(

@@ -126,7 +126,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
                 target,
                 of: request.sandbox,
                 port: request.port,
-                deadline: shared.limits.dialDeadline,
+                limits: shared.limits,
                 on: loop
             ) { channel in
                 channel.eventLoop.makeCompletedFuture {
@@ -164,11 +164,12 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     private func superviseIdleness(of outer: TunnelEnd, _ inner: TunnelEnd, context: ChannelHandlerContext) {
-        let limit = shared.limits.idleLimit
-        let interval = min(limit, .minutes(10))
+        let (limits, interval) = (shared.limits, min(shared.limits.halfClosedIdleLimit, .minutes(1)))
         let ends = NIOLoopBound((outer, inner), eventLoop: context.eventLoop)
         let check = context.eventLoop.scheduleRepeatedTask(initialDelay: interval, delay: interval) { _ in
             let (outer, inner) = ends.value
+            let isHalfClosed = outer.inputIsClosed || inner.inputIsClosed
+            let limit = isHalfClosed ? limits.halfClosedIdleLimit : limits.idleLimit
             if max(outer.lastMoved, inner.lastMoved) + limit <= .now() { outer.abortTunnel() }
         }
         context.channel.closeFuture.whenComplete { _ in check.cancel() }

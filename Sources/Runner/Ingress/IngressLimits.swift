@@ -14,6 +14,10 @@ package struct IngressLimits: Sendable {
     package var dialDeadline: TimeAmount = .seconds(5)
     /// A tunnel over which nothing moved for this long is closed. Dead peers are found by TCP keep-alive, much sooner.
     package var idleLimit: TimeAmount = .hours(24)
+    /// The same where one side has ended already: a server that never answers an end does not hold its tunnel for long.
+    package var halfClosedIdleLimit: TimeAmount = .minutes(10)
+    /// Receive buffer of each socket. What is in it when a peer ends is read at once, whether it can be passed on or not.
+    package var receiveBufferBytes = 256 * 1024
     /// How far ahead a token may expire.
     package var tokenLifetimeLimitSeconds: Int64 = 60
     /// How long open tunnels may go on after shutdown began.

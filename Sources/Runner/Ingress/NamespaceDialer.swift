@@ -29,7 +29,7 @@ struct NamespaceDialer: Sendable {
         _ target: SandboxTarget,
         of sandbox: SandboxID,
         port: Int,
-        deadline: TimeAmount,
+        limits: IngressLimits,
         on loop: any EventLoop,
         initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel> {
@@ -37,9 +37,11 @@ struct NamespaceDialer: Sendable {
             .flatMap { connection in
                 ClientBootstrap(group: loop)
                     .channelOption(.allowRemoteHalfClosure, value: true)
-                    .connectTimeout(deadline)
+                    .connectTimeout(limits.dialDeadline)
                     .channelInitializer { channel in
-                        Self.reseat(channel, on: connection).flatMap { initialize(channel) }
+                        Self.reseat(channel, on: connection).flatMap {
+                            channel.setOption(.socketOption(.so_rcvbuf), value: .init(limits.receiveBufferBytes))
+                        }.flatMap { initialize(channel) }
                     }
                     .connect(host: "127.0.0.1", port: port)
                     .flatMapErrorThrowing { throw Self.refusal(for: $0, sandbox: sandbox, port: port) }

@@ -20,7 +20,8 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
     private var context: ChannelHandlerContext?
     private var partner: TunnelEnd?
     private var readIsPending = false
-    private var inputIsClosed = false
+    private(set) var inputIsClosed = false
+    private var outputIsClosed = false
     private(set) var lastMoved: NIODeadline = .now()
 
     /// Ties two ends together. The knot is undone when either channel becomes inactive.
@@ -63,7 +64,7 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case ChannelEvent.inputClosed = event, !inputIsClosed {
             inputIsClosed = true
-            partner?.context?.close(mode: .output, promise: nil)
+            partner?.endOutput()
         } else {
             context.fireUserInboundEventTriggered(event)
         }
@@ -79,7 +80,8 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
         let other = partner
         partner = nil
         other?.partner = nil
-        if !inputIsClosed { other?.abort() } else { other?.finish() }
+        // Where output had ended before, the end of input comes as this alone; a reset comes as an error first.
+        if inputIsClosed || outputIsClosed { other?.finish() } else { other?.abort() }
         context.fireChannelInactive()
     }
 
@@ -89,11 +91,14 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
         context?.read()
     }
 
+    private func endOutput() {
+        outputIsClosed = true
+        context?.closeAfterWrites(mode: .output)
+    }
+
     /// The partner is gone after a clean end: let what is written go out, then close.
     private func finish() {
-        guard let context else { return }
-        context.close(mode: .output, promise: nil)
-        if inputIsClosed { context.close(mode: .all, promise: nil) }
+        context?.closeAfterWrites(mode: .all)
     }
 
     /// Closes both ends at once, without ceremony: each peer sees a reset.
@@ -111,6 +116,15 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
 }
 
 extension ChannelHandlerContext {
+    /// Closes once all that was written is with the kernel.
+    ///
+    /// Closing at once would throw away what is still queued where the other direction has ended already.
+    func closeAfterWrites(mode: CloseMode) {
+        let written = eventLoop.makePromise(of: Void.self)
+        written.futureResult.assumeIsolated().whenComplete { _ in self.close(mode: mode, promise: nil) }
+        writeAndFlush(NIOAny(ByteBuffer()), promise: written)
+    }
+
     /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
     func closeAbruptly() {
         if let provider = channel as? any SocketOptionProvider {

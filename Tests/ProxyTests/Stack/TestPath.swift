@@ -123,10 +123,20 @@ extension TestPath {
         let proxy = try await ProxyService.bind(proxyConfiguration, source: routes, log: log)
 
         let path = TestPath(
-            proxy: proxy.address, ingress: ingress.address, fingerprint: ingress.fingerprint, routes: routes,
-            sandboxes: sandboxes, sandbox: .random(), organization: .random(), secret: secret, ingressServer: ingress,
-            proxyService: proxy, proxyGroup: ServiceGroup(services: [proxy], logger: log),
-            ingressGroup: ServiceGroup(services: [ingress], logger: log), arrivals: arrivals)
+            proxy: proxy.address,
+            ingress: ingress.address,
+            fingerprint: ingress.fingerprint,
+            routes: routes,
+            sandboxes: sandboxes,
+            sandbox: .random(),
+            organization: .random(),
+            secret: secret,
+            ingressServer: ingress,
+            proxyService: proxy,
+            proxyGroup: ServiceGroup(services: [proxy], logger: log),
+            ingressGroup: ServiceGroup(services: [ingress], logger: log),
+            arrivals: arrivals
+        )
         sandboxes.targets.withLock { $0[path.sandbox] = (namespace.target, 1) }
         path.register()
         let outcome = await result { try await path.runServices(body) }

@@ -49,6 +49,9 @@ struct CreateSandboxWire: Sendable {
         queueTimeoutMinutes = fields.integer("queueTimeout", in: 1...SandboxRules.minutesLimit)
         judgeAutoPause(&fields)
         judge(&fields)
+        if snapshot != nil, fields.value("buildInfo")?.isNothing == false {
+            fields.complain("snapshot and buildInfo cannot go together: give one of them")
+        }
         Self.refuseWhatIsNotBuilt(&fields)
         try fields.finish()
     }

@@ -64,9 +64,10 @@ extension ContainerBlueprint {
     }
 
     private func environment(of sandbox: AssignedSandbox) -> [String] {
-        let own = [
+        var own = [
             "\(Self.reservedPrefix)DAEMON_TOKEN=\(sandbox.toolboxToken)", "\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)",
         ]
+        if host.diskNote == nil { own.append("\(Self.reservedPrefix)DISK_BYTES=\(Int64(sandbox.diskGib) * Self.gib)") }
         let users = sandbox.env.filter { !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=") }
         return users.map { "\($0.key)=\($0.value)" }.sorted() + own
     }

@@ -15,11 +15,18 @@ struct DaemonProbe: Sendable {
     let dialer: NamespaceDialer
     let group: any EventLoopGroup
 
+    /// An attempt has less time than a tunnel has.
+    private static let limits = {
+        var limits = IngressLimits()
+        limits.dialDeadline = attemptDeadline
+        return limits
+    }()
+
     /// One attempt. Throws when nothing answers, or not as the daemon does.
     func version(of sandbox: SandboxID, at target: SandboxTarget, token: String) async throws -> String {
         let loop = group.next()
         let answer = loop.makePromise(of: ByteBuffer.self)
-        let dialed = dialer.dial(target, of: sandbox, port: Self.port, deadline: Self.attemptDeadline, on: loop) { channel in
+        let dialed = dialer.dial(target, of: sandbox, port: Self.port, limits: Self.limits, on: loop) { channel in
             channel.eventLoop.makeCompletedFuture {
                 try channel.pipeline.syncOperations.addHandler(AnswerCollector(answer, limit: Self.answerBytesLimit))
             }

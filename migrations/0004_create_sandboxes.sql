@@ -171,7 +171,7 @@ BEGIN
     IF coalesce(ceiling.sandbox_limit, ceiling.cpu_limit, ceiling.memory_limit_gib, ceiling.disk_limit_gib) IS NULL THEN
         RETURN NEW;
     END IF;
-    PERFORM FROM organization WHERE id = NEW.organization_id FOR UPDATE;
+    PERFORM FROM organization WHERE id = NEW.organization_id FOR NO KEY UPDATE;
     SELECT count(*) AS sandboxes, coalesce(sum(cpu), 0) AS cpu, coalesce(sum(memory_gib), 0) AS memory_gib,
            coalesce(sum(disk_gib), 0) AS disk_gib
         INTO used FROM sandbox
@@ -347,9 +347,16 @@ BEGIN
             greatest(l.cpu::numeric / greatest(h.cpu_capacity, 1), l.memory_gib::numeric / greatest(h.memory_capacity_gib, 1),
                 l.disk_gib::numeric / greatest(h.disk_capacity_gib, 1)), h.id
     LOOP
-        IF book(wanted, candidate) THEN
-            RETURN candidate;
-        END IF;
+        -- A failed booking must give back the runner's lock: holding it while waiting for the next would be a deadlock
+        -- between two placements that try their runners in different order. Leaving the block by an error does that.
+        BEGIN
+            IF book(wanted, candidate) THEN
+                RETURN candidate;
+            END IF;
+            RAISE EXCEPTION USING ERRCODE = 'MRT03', MESSAGE = 'this runner is full';
+        EXCEPTION WHEN SQLSTATE 'MRT03' THEN
+            NULL;
+        END;
     END LOOP;
     PERFORM pg_notify('pending', wanted.region_id);
     RETURN NULL;
@@ -410,7 +417,8 @@ BEGIN
 END
 $$;
 
--- Runner: take waiting sandboxes of my region, oldest first, as far as I have room. Returns their ids.
+-- Runner: take waiting sandboxes of my region, oldest first, as far as I have room. Returns their ids. One that does not
+-- fit does not keep younger ones waiting; a runner that may be given nothing takes nothing.
 CREATE FUNCTION claim_pending(most integer) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -419,8 +427,8 @@ DECLARE
     wanted sandbox;
 BEGIN
     FOR wanted IN
-        SELECT s.* FROM sandbox s
-        WHERE s.region_id = my_region AND s.desired_state <> 'destroyed'
+        SELECT s.* FROM sandbox s CROSS JOIN runner_healthy h JOIN runner_load l ON l.runner_id = h.id
+        WHERE h.id = me AND s.region_id = my_region AND s.desired_state <> 'destroyed' AND has_room(h, l, s)
             AND NOT EXISTS (SELECT FROM sandbox_placement p WHERE p.sandbox_id = s.id)
         ORDER BY s.created_at LIMIT most FOR UPDATE OF s SKIP LOCKED
     LOOP
@@ -444,7 +452,9 @@ BEGIN
     FOR wanted IN
         SELECT s.* FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id
             JOIN runner_lease l ON l.runner_id = p.runner_id JOIN region g ON g.id = s.region_id
-        WHERE s.region_id = my_region AND p.runner_id <> me AND s.desired_state IN ('started', 'destroyed')
+            CROSS JOIN runner_healthy h JOIN runner_load d ON d.runner_id = h.id
+        WHERE h.id = me AND s.region_id = my_region AND p.runner_id <> me
+            AND (s.desired_state = 'destroyed' OR s.desired_state = 'started' AND has_room(h, d, s))
             AND l.expires_at < now() - make_interval(secs => g.grace_seconds)
         ORDER BY s.created_at LIMIT most FOR UPDATE OF s, p SKIP LOCKED
     LOOP
@@ -474,9 +484,9 @@ BEGIN
     IF wanted.desired_state = 'destroyed' THEN
         PERFORM record_event('sandbox.state.updated', target, wanted.organization_id, 'destroying', 'destroyed', NULL);
         UPDATE sandbox SET destroyed_at = now() WHERE id = target;
-    ELSE
-        PERFORM place(target);
     END IF;
+    -- Any other is pending now. It is not placed here, under the lock of this runner's load: runners claim it, woken by
+    -- placement_changed.
     RETURN true;
 END
 $$;
@@ -583,6 +593,9 @@ BEGIN
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
     PERFORM set_config('martlet.cause', 'a deadline passed', true);
+    -- Placements before the load row, as everybody else locks them; status_changed takes them one by one.
+    PERFORM FROM sandbox_placement p JOIN sandbox_status t ON t.sandbox_id = p.sandbox_id
+        WHERE t.runner_id = me AND t.deadline_at < now() ORDER BY p.sandbox_id FOR UPDATE OF p;
     UPDATE sandbox_status t SET state = 'error', observed_generation = s.generation, recoverable = true,
             error_reason = format('%s took longer than its deadline (%s); the runner''s log says what it waited for', t.state, t.deadline_at)
         FROM sandbox s

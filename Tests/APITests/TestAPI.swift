@@ -53,6 +53,7 @@ struct TestAPI: Sendable {
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await group.run() }
             let number = await ports.first { _ in true }!
+            try await poll { api.feed.isListening }
             let test = TestAPI(
                 database: database,
                 tenant: tenant,

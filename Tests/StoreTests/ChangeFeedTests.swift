@@ -59,7 +59,7 @@ import Testing
             box.changes.withLock { $0.append(change) }
         }
         let running = Task { await feed.run() }  // owned: cancelled and awaited below
-        while !feed.isListening { try await Task.sleep(for: .milliseconds(5)) }
+        while box.changes.withLock({ !$0.contains(.resync) }) { try await Task.sleep(for: .milliseconds(5)) }
         do {
             try await body(feed, box.changes)
         } catch {

@@ -50,6 +50,63 @@ import Testing
         }
     }
 
+    /// One that fits nowhere does not keep those behind it waiting, and runners that may not be given more take nothing.
+    @Test func theQueueIsNotBlockedByItsHead() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            for _ in 0..<3 { try await database.makeSandbox(of: tenant) { $0.cpu = 40 } }
+            let small = try await database.makeSandbox(of: tenant)
+            try await database.withRunner(cpu: 4) { runner in
+                try await database.owner.execute("UPDATE runner SET draining = true")
+                #expect(try await claim(runner, most: 2) == [])
+                try await database.owner.execute("UPDATE runner SET draining = false")
+                #expect(try await claim(runner, most: 2) == [small.id])
+            }
+        }
+    }
+
+    /// Bookings, changes, reports and releases from all sides at once: none is a deadlock, and the counters are right.
+    @Test func everythingAtOnceAddsUp() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner("a", cpu: 6) { a in
+                try await database.withRunner("b", cpu: 6) { b in
+                    try await database.withPool(of: .api) { api in
+                        try await withThrowingTaskGroup(of: Void.self) { group in
+                            for _ in 0..<8 { group.addTask { try await live(api, tenant, times: 6) } }
+                            for runner in [a, b] {
+                                group.addTask {
+                                    for _ in 0..<60 {
+                                        _ = try await claim(runner)
+                                        try await runner.reconcileOnce()
+                                        _ = try await runner.pool.query("SELECT expire_timers()")
+                                    }
+                                }
+                            }
+                            try await group.waitForAll()
+                        }
+                    }
+                    try await expectLoadsEqualSums(database)
+                    try await expectNobodyOverbooked(database)
+                }
+            }
+        }
+    }
+
+    private func live(_ api: PostgresPool, _ tenant: TestTenant, times: Int) async throws {
+        for _ in 0..<times {
+            let new = tenant.newSandbox()
+            try await api.sandboxes.insert(new, by: Actor("test"))
+            for change in [
+                SandboxChange.stop(force: false), .resize(cpu: 1, memoryGib: 2, diskGib: 4), .start, .destroy,
+            ] {
+                do {
+                    _ = try await api.sandboxes.apply(change, to: new.id, in: tenant.organization, by: Actor("test"))
+                } catch let error as PostgresError where error.code == .runnerCapacity {}
+            }
+        }
+    }
+
     @Test func stoppingFreesComputeAndStartingBooksItAnew() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()
@@ -164,8 +221,8 @@ func count(_ table: String, _ database: TestDatabase) async throws -> Int {
     try await database.owner.queryFirst("SELECT count(*) AS rows FROM \(identifier: table)")!["rows"]
 }
 
-func claim(_ runner: TestRunner) async throws -> [SandboxID] {
-    try await runner.pool.query("SELECT claim_pending(100) AS id").map { try $0["id"] }
+func claim(_ runner: TestRunner, most: Int32 = 100) async throws -> [SandboxID] {
+    try await runner.pool.query("SELECT claim_pending(\(most)) AS id").map { try $0["id"] }
 }
 
 /// The counters that bookings are decided on are what the bookings add up to.

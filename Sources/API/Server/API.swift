@@ -27,6 +27,8 @@ package struct ComposedAPI: Sendable {
     package let services: [any Service]
     /// Every operation there is, for tests that go through all of them.
     let routes: [APIRoute]
+    /// For tests that wait until notifications arrive.
+    let feed: ChangeFeed
 }
 
 /// Puts an API together; the one place where this is done, for main and for tests.
@@ -67,7 +69,7 @@ package func buildAPI(
         logger: logger
     )
     let housekeeper = Housekeeper(database: database, interval: limits.housekeepingInterval, logger: logger)
-    return ComposedAPI(services: [feed, uses, housekeeper, server], routes: routes)
+    return ComposedAPI(services: [feed, uses, housekeeper, server], routes: routes, feed: feed)
 }
 
 private func http(_ limits: APILimits) -> HTTP1Channel.Configuration {

@@ -87,14 +87,6 @@ extension SandboxFilter.Sort {
         }
     }
 
-    /// What the rows come from. The order by activity is kept in that table's own index.
-    var source: SQL {
-        switch self {
-        case .lastActivityAt: "sandbox_activity a JOIN sandbox_view v ON v.id = a.sandbox_id"
-        case .name, .cpu, .memoryGib, .diskGib, .createdAt: "sandbox_view v"
-        }
-    }
-
     /// The tie-breaker, a column of the table whose index serves the order.
     var id: SQL {
         switch self {

@@ -20,6 +20,8 @@ extension SandboxQueries {
         )
     }
 
+    /// The page's ids are chosen first, from the tables whose indexes keep the order, and only those rows are joined to
+    /// everything else. Where a computed column is asked for, the choice has to be made on the view.
     static func listing(_ filter: SandboxFilter, after cursor: SandboxCursor?, limit: Int) -> SQL {
         let (sort, isDescending) = (filter.sort, filter.order == .desc)
         let direction: SQL = isDescending ? "DESC" : "ASC"
@@ -31,19 +33,33 @@ extension SandboxQueries {
             )
         }
         return """
-            SELECT \(SandboxRecord.columns), (\(sort.expression))::text AS sort_key
-            FROM \(sort.source)
-            WHERE \(conditions.joined(separator: " AND "))
-            ORDER BY \(sort.expression) \(direction), \(sort.id) \(direction)
-            LIMIT \(limit)
+            SELECT \(SandboxRecord.columns), page.sort_key::text AS sort_key
+            FROM (
+                SELECT \(sort.id) AS id, \(sort.expression) AS sort_key
+                FROM \(filter.source)
+                WHERE \(conditions.joined(separator: " AND "))
+                ORDER BY \(sort.expression) \(direction), \(sort.id) \(direction)
+                LIMIT \(limit)
+            ) AS page JOIN sandbox_view v ON v.id = page.id
+            ORDER BY page.sort_key \(direction), page.id \(direction)
             """
     }
 }
 
 extension SandboxFilter {
+    fileprivate var source: SQL {
+        let asksForComputed = states != nil || isRecoverable != nil
+        let sandboxes: SQL = asksForComputed ? "sandbox_view v" : "sandbox v"
+        return asksForActivity ? "sandbox_activity a JOIN \(sandboxes) ON v.id = a.sandbox_id" : sandboxes
+    }
+
+    private var asksForActivity: Bool {
+        sort == .lastActivityAt || lastActivityAt.lowest != nil || lastActivityAt.highest != nil
+    }
+
     fileprivate var conditions: [SQL] {
         var all: [SQL] = ["v.organization_id = \(organizationID)", "v.destroyed_at IS NULL"]
-        if sort == .lastActivityAt { all.append("a.organization_id = \(organizationID)") }
+        if asksForActivity { all.append("a.organization_id = \(organizationID)") }
         if let idPrefix { all.append("starts_with(v.id::text, lower(\(idPrefix)::text))") }
         if let namePrefix { all.append(Self.beginsWith(namePrefix)) }
         if !labels.isEmpty { all.append("v.labels @> \(json: labels)") }
@@ -54,7 +70,7 @@ extension SandboxFilter {
         if let isRecoverable { all.append("v.recoverable = \(isRecoverable)") }
         all += cpu.conditions(on: "v.cpu") + memoryGib.conditions(on: "v.memory_gib")
         all += diskGib.conditions(on: "v.disk_gib") + gpu.conditions(on: "v.gpu")
-        all += createdAt.conditions(on: "v.created_at") + lastActivityAt.conditions(on: "v.last_activity_at")
+        all += createdAt.conditions(on: "v.created_at") + lastActivityAt.conditions(on: "a.last_activity_at")
         return all + autoDestroyAt.conditions(on: "v.auto_destroy_at")
     }
 

@@ -1,0 +1,165 @@
+import Domain
+import Postgres
+import Store
+import TestSupport
+import Testing
+
+@testable import API
+
+@Suite struct LifecycleTests {
+    @Test func startsStopsResizesAndRecovers() async throws {
+        try await TestAPI.with { api in
+            try await api.database.withRunner { runner in
+                let one = try await api.database.makeSandbox(of: api.tenant)
+                let path = "/api/sandbox/\(one.id)"
+                try await expect(api, "POST", "\(path)/stop", 409, "creating")
+                try await runner.report(one.id, .started)
+                try await expect(api, "POST", "\(path)/start", 200)
+                try await expect(api, "POST", "\(path)/recover", 400)
+                try await expect(api, "POST", "\(path)/resize", 400, "nothing would change")
+                try await expect(api, "POST", "\(path)/resize", json: #"{"disk":9}"#, 400, "stopped")
+                try await expect(api, "POST", "\(path)/resize", json: #"{"cpu":0}"#, 400, "cpu")
+                let resizing = try await api.send("POST", "\(path)/resize", json: #"{"cpu":2,"memory":4}"#)
+                #expect(resizing["state"] == "resizing", "\(resizing.text)")
+                try await expect(api, "POST", "\(path)/resize", json: #"{"cpu":3}"#, 409)
+                try await expect(api, "POST", "\(path)/start", 409)
+                try await expect(api, "POST", "\(path)/stop", 409)
+                try await runner.report(one.id, .started)
+                try await expect(api, "POST", "\(path)/resize", json: #"{"cpu":1}"#, 400, "grow")
+                let stopping = try await api.send("POST", "\(path)/stop")
+                #expect(stopping["state"] == "stopping")
+                try await expect(api, "POST", "\(path)/stop", 200)
+                try await expect(api, "POST", "\(path)/start", 409)
+                try await runner.report(one.id, .stopped)
+                try await expect(api, "POST", "\(path)/stop", 200)
+                try await expect(api, "POST", "\(path)/resize", json: #"{"disk":1}"#, 400, "grow")
+                try await expect(api, "POST", "\(path)/resize", json: #"{"disk":9,"cpu":1}"#, 200)
+                try await runner.report(one.id, .stopped)
+                let starting = try await api.send("POST", "\(path)/start")
+                #expect(starting["state"] == "starting")
+                try await runner.report(one.id, .error, error: "no such image", recoverable: true)
+                let failed = try await api.send("GET", path)
+                #expect(failed["state"] == "error")
+                #expect(failed["errorReason"] == "no such image")
+                #expect(failed["recoverable"] == .bool(true))
+                try await expect(api, "POST", "\(path)/start", 400, "Recover")
+                try await expect(api, "POST", "\(path)/stop", 400)
+                let recovering = try await api.send("POST", "\(path)/recover")
+                #expect(recovering["state"] == "starting", "no poll may still show error")
+                let destroying = try await api.send("DELETE", path)
+                #expect(destroying["state"] == "destroying")
+                #expect(destroying["desiredState"] == "destroyed")
+                try await expect(api, "DELETE", path, 200)
+                try await expect(api, "POST", "\(path)/start", 409)
+                try await expect(api, "POST", "\(path)/public/true", 409)
+                try await runner.release(one.id)
+                try await expect(api, "DELETE", path, 404)
+            }
+        }
+    }
+
+    @Test func anEphemeralSandboxIsDestroyedByStop() async throws {
+        try await TestAPI.with { api in
+            try await api.database.withRunner { runner in
+                let one = try await api.database.makeSandbox(of: api.tenant) { $0.autoDeleteMinutes = 0 }
+                try await runner.report(one.id, .started)
+                #expect(try await api.send("POST", "/api/sandbox/\(one.id)/stop")["state"] == "destroying")
+            }
+        }
+    }
+
+    @Test func settersSet() async throws {
+        try await TestAPI.with { api in
+            let one = try await api.database.makeSandbox(of: api.tenant)
+            let path = "/api/sandbox/\(one.id)"
+            #expect(try await api.send("PUT", "\(path)/labels", json: #"{"labels":{"a":"b"}}"#)["labels"]["a"] == "b")
+            #expect(try await api.send("POST", "\(path)/public/true")["public"] == .bool(true))
+            #expect(try await api.send("POST", "\(path)/autostop/7")["autoStopInterval"] == 7)
+            #expect(try await api.send("POST", "\(path)/autoarchive/0")["autoArchiveInterval"] == 43200)
+            #expect(try await api.send("POST", "\(path)/autodelete/-3")["autoDeleteInterval"] == -1)
+            #expect(try await api.send("POST", "\(path)/ttl/5")["autoDestroyAt"] != .null)
+            #expect(try await api.send("POST", "\(path)/ttl/0")["autoDestroyAt"] == .null)
+            #expect(try await api.send("POST", "\(path)/autopause/0").status == 200)
+            #expect(try await api.send("POST", "\(path)/autopause/5").status == 422)
+            #expect(try await api.send("POST", "\(path)/pause").status == 422)
+            #expect(try await api.send("POST", "\(path)/last-activity").status == 201)
+            #expect(try await api.send("GET", "\(path)/toolbox-proxy-url")["url"] == "http://proxy.test/toolbox")
+            let key = try await api.send("GET", "\(path)/signing-key").json.text
+            #expect(key.count == 64)
+            #expect(try await api.send("POST", "\(path)/signing-key/rotate").json.text != key)
+            for bad in [
+                "public/yes", "autostop/-1", "autostop/x", "autostop/01", "autostop/+5", "autodelete/x", "ttl/-1",
+            ] {
+                #expect(try await api.send("POST", "\(path)/\(bad)").status == 400, "\(bad)")
+            }
+            for bad in ["{}", #"{"labels":[]}"#, #"{"labels":{"a":1}}"#, #"{"label":{}}"#] {
+                #expect(try await api.send("PUT", "\(path)/labels", json: bad).status == 400, "\(bad)")
+            }
+        }
+    }
+
+    @Test func networkSettingsFollowTheContract() async throws {
+        try await TestAPI.with { api in
+            let one = try await api.database.makeSandbox(of: api.tenant)
+            func set(_ json: String) async throws -> Answer {
+                try await api.send("POST", "/api/sandbox/\(one.id)/network-settings", json: json)
+            }
+            let blocked = try await set(#"{"networkBlockAll":true}"#)
+            #expect(blocked["networkBlockAll"] == .bool(true))
+            let listed = try await set(#"{"networkAllowList":"10.0.0.0/8"}"#)
+            #expect(listed["networkBlockAll"] == .bool(false))
+            #expect(listed["networkAllowList"] == "10.0.0.0/8")
+            let cleared = try await set(#"{"networkAllowList":""}"#)
+            #expect(cleared["networkAllowList"] == .null)
+            _ = try await set(#"{"networkAllowList":"10.0.0.0/8"}"#)
+            let opened = try await set(#"{"networkBlockAll":false}"#)
+            #expect(opened["networkAllowList"] == .null)
+            #expect(try await set(#"{"networkAllowList":"x"}"#).status == 400)
+            #expect(try await set(#"{"domainAllowList":"example.com"}"#).status == 501)
+            #expect(try await set(#"{"networkBlockAll":true,"networkAllowList":"10.0.0.0/8"}"#).status == 400)
+        }
+    }
+
+    @Test func ceilingsAndTakenNamesAreTold() async throws {
+        try await TestAPI.with { api in
+            #expect(try await api.send("POST", "/api/sandbox", json: #"{"name":"x"}"#).status == 200)
+            let taken = try await api.send("POST", "/api/sandbox", json: #"{"name":"x"}"#)
+            #expect(taken.status == 409)
+            #expect(taken.message.contains("'x'"))
+            try await api.database.owner.execute("UPDATE organization SET sandbox_limit = 1")
+            let refused = try await api.send("POST", "/api/sandbox", json: "{}")
+            #expect(refused.status == 403)
+            #expect(refused.message.contains("ceiling of 1 sandboxes"))
+            #expect(refused.message.contains("raise organization.sandbox_limit"))
+        }
+    }
+
+    /// A start on a full runner is told with what to do, and nothing is written.
+    @Test func aFullRunnerIsTold() async throws {
+        try await TestAPI.with { api in
+            try await api.database.withRunner(cpu: 1) { runner in
+                let one = try await api.database.makeSandbox(of: api.tenant)
+                try await runner.report(one.id, .started)
+                _ = try await api.send("POST", "/api/sandbox/\(one.id)/stop")
+                try await runner.report(one.id, .stopped)
+                try await api.database.makeSandbox(of: api.tenant)
+                try await expect(api, "POST", "/api/sandbox/\(one.id)/start", 409, "no room")
+                #expect(try await api.send("GET", "/api/sandbox/\(one.id)")["state"] == "stopped")
+            }
+        }
+    }
+
+    private func expect(
+        _ api: TestAPI,
+        _ method: String,
+        _ path: String,
+        json: String = "{}",
+        _ status: Int,
+        _ words: String = "",
+        at location: SourceLocation = #_sourceLocation
+    ) async throws {
+        let answer = try await api.send(method, path, json: json)
+        #expect(answer.status == status, "\(path): \(answer.text)", sourceLocation: location)
+        if !words.isEmpty { #expect(answer.message.contains(words), "\(answer.message)", sourceLocation: location) }
+    }
+}

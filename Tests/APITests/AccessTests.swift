@@ -155,6 +155,13 @@ import Testing
         }
     }
 
+    @Test func theUseOfAKeyIsNoted() async throws {
+        try await TestAPI.with({ $0.limits.keyUseInterval = .milliseconds(20) }) { api in
+            #expect(try await api.send("GET", "/api/api-keys/current").status == 200)
+            try await poll { try await api.send("GET", "/api/api-keys").json.items[0]["lastUsedAt"] != .null }
+        }
+    }
+
     @Test func guessingIsSlowedDownAndValidKeysAreNot() async throws {
         try await TestAPI.with({ $0.limits.failedAuthenticationLimit = 5 }) { api in
             #expect(try await api.send("GET", "/api/sandbox").status == 200)

@@ -92,6 +92,20 @@ import Testing
         }
     }
 
+    @Test func gpusAreAskedForWhereThereAreSome() async throws {
+        try await TestAPI.with { api in
+            try await api.database.withRunner(gpu: 2, gpuType: "H100") { _ in
+                let made = try await api.send("POST", "/api/sandbox", json: #"{"gpu":1,"gpuType":["B200","H100"]}"#)
+                #expect(made.status == 200, "\(made.text)")
+                #expect(made["gpu"] == 1)
+                #expect(made["gpuType"] == "H100")
+                let other = try await api.send("POST", "/api/sandbox", json: #"{"gpu":1,"gpuType":["B200"]}"#)
+                #expect(other.status == 400)
+                #expect(other.message.contains("H100"))
+            }
+        }
+    }
+
     @Test func badQueriesAreNamed() async throws {
         try await TestAPI.with { api in
             let bad = [

@@ -1,3 +1,4 @@
+import Domain
 import Hummingbird
 import Store
 
@@ -57,6 +58,10 @@ extension SandboxRoutes {
         let resized = try await sandboxes.change(call.parameter("id"), for: caller) {
             LifecycleDecision.resize($0, size)
         }
-        return try answer(resized)
+        // The SDK concludes from this answer alone: it must either show 'resizing', or show it done.
+        let held = try await sandboxes.hold(resized, for: caller, atMost: sandboxes.limits.changeHold) {
+            $0.state != .resizing
+        }
+        return try answer(held)
     }
 }

@@ -40,7 +40,7 @@ package struct APIConfiguration: Sendable {
 package struct APILimits: Sendable {
     /// How long `POST /sandbox` may wait for `started` before it answers with what is there. The SDK waits 60 s.
     package var createHold: Duration = .seconds(10)
-    /// The same for start, stop and recover.
+    /// The same for start, stop, recover and resize.
     package var changeHold: Duration = .seconds(2)
     /// How often a held request looks at the row although nothing woke it.
     package var holdPollInterval: Duration = .milliseconds(500)

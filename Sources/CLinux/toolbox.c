@@ -21,6 +21,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC (1U << 2)
+#endif
+
 // Everything below `keeper` and `leader` runs in a copy of a process with many threads: only system calls and our own
 // memory, never malloc, stdio or a lock.
 
@@ -93,6 +97,26 @@ static void close_all_from(int first) {
     for (int number = first; number < 4096; number++) close(number);
 }
 
+struct range {
+    int first;
+    int last;
+};
+
+static bool hide_one(int number, int directory, void *context) {
+    (void)directory;
+    const struct range *range = context;
+    if (number >= range->first && number <= range->last) fcntl(number, F_SETFD, FD_CLOEXEC);
+    return true;
+}
+
+// Keeps a program from inheriting descriptors. Not every library opens its own so: NIO's accepted connections are not.
+static void hide(int first, int last) {
+    if (syscall(SYS_close_range, (unsigned)first, (unsigned)last, CLOSE_RANGE_CLOEXEC) == 0) return;
+    struct range range = {first, last};
+    if (each_number_in("/proc/self/fd", hide_one, &range)) return;
+    for (int number = first; number < 4096 && number <= last; number++) fcntl(number, F_SETFD, FD_CLOEXEC);
+}
+
 static int moved_up(int descriptor) {
     return descriptor < 0 ? -1 : fcntl(descriptor, F_DUPFD_CLOEXEC, SAFE_DESCRIPTOR);
 }
@@ -116,6 +140,10 @@ static _Noreturn void leader(const struct martlet_spawn_request *request, int re
     bool placed = directory < 0 || fchdir(directory) == 0;
     for (int i = 0; placed && i < 5; i++) placed = given[i] < 0 || dup2(safe[i], wanted[i]) >= 0;
     if (placed) {
+        hide(3, MARTLET_ARTIFACTS_DESCRIPTOR - 1);
+        if (request->artifacts < 0) hide(MARTLET_ARTIFACTS_DESCRIPTOR, MARTLET_ARTIFACTS_DESCRIPTOR);
+        if (request->source < 0) hide(MARTLET_SOURCE_DESCRIPTOR, MARTLET_SOURCE_DESCRIPTOR);
+        hide(MARTLET_SOURCE_DESCRIPTOR + 1, INT_MAX);
         reset_signals();
         execve(request->path, request->argv, request->envp);
     }

@@ -29,9 +29,12 @@ struct ParsingTests {
         var expected = JoinedParts(ended: true)
         for number in 0..<Int.random(in: 0...4, using: &random) {
             let pieces = ["\r\n", "--", "b-b", "\r", "\n", "-", "\r\n--b-", "x", "\r\n--b"]
-            let content = (0..<Int.random(in: 0...6, using: &random)).map { _ in pieces.randomElement(using: &random) ?? "" }.joined()
+            let content = (0..<Int.random(in: 0...6, using: &random)).map { _ in
+                pieces.randomElement(using: &random) ?? ""
+            }.joined()
             if "\r\n\(content)\r\n--b-b".dropLast(2).contains("\r\n--b-b") && content.contains("\r\n--b-b") { continue }
-            text += "--b-b\(["", " \t"].randomElement(using: &random) ?? "")\r\nX: y\r\nContent-Disposition: form-data; name=\"n\(number)\"\r\n\r\n\(content)\r\n"
+            text +=
+                "--b-b\(["", " \t"].randomElement(using: &random) ?? "")\r\nX: y\r\nContent-Disposition: form-data; name=\"n\(number)\"\r\n\r\n\(content)\r\n"
             expected.names.append("n\(number)")
             expected.contents.append(content)
         }
@@ -45,7 +48,9 @@ struct ParsingTests {
             var parser = MultipartParser(boundary: "b")
             for _ in 0..<20 {
                 let alphabet = Array("\r\n-b: ;=\"\\name".utf8) + [0, 255]
-                let bytes = (0..<Int.random(in: 0...40, using: &random)).map { _ in alphabet.randomElement(using: &random) ?? 0 }
+                let bytes = (0..<Int.random(in: 0...40, using: &random)).map { _ in
+                    alphabet.randomElement(using: &random) ?? 0
+                }
                 guard (try? parser.take(ByteBuffer(bytes: bytes))) != nil else { break }
             }
         }
@@ -63,8 +68,12 @@ struct ParsingTests {
         #expect(throws: MultipartError.self) {
             for _ in 0...MultipartLimit.parts { _ = try many.take(ByteBuffer(string: "--b\r\n\r\n\r\n\r\n")) }
         }
-        #expect(throws: MultipartError.self) { _ = try MultipartParser.boundary(ofContentType: "text/plain; boundary=x") }
-        #expect(try MultipartParser.boundary(ofContentType: "Multipart/Form-Data; charset=utf-8; boundary=\"a;b\"") == "a;b")
+        #expect(throws: MultipartError.self) {
+            _ = try MultipartParser.boundary(ofContentType: "text/plain; boundary=x")
+        }
+        #expect(
+            try MultipartParser.boundary(ofContentType: "Multipart/Form-Data; charset=utf-8; boundary=\"a;b\"") == "a;b"
+        )
     }
 
     @Test("Globs agree with the obvious recursion")
@@ -72,17 +81,25 @@ struct ParsingTests {
         var random = SeededGenerator()
         let (patternLetters, nameLetters) = (["*", "?", "a", "b", "[ab]", "[!a]", "*", "\\*"], ["a", "b", "c", "*"])
         for _ in 0..<5000 {
-            let tokens = (0..<Int.random(in: 0...6, using: &random)).map { _ in patternLetters.randomElement(using: &random) ?? "" }
-            let name = (0..<Int.random(in: 0...7, using: &random)).map { _ in nameLetters.randomElement(using: &random) ?? "" }.joined()
+            let tokens = (0..<Int.random(in: 0...6, using: &random)).map { _ in
+                patternLetters.randomElement(using: &random) ?? ""
+            }
+            let name = (0..<Int.random(in: 0...7, using: &random)).map { _ in
+                nameLetters.randomElement(using: &random) ?? ""
+            }.joined()
             let matches = try Glob(tokens.joined()).matches(name)
-            #expect(matches == recursiveMatch(tokens[...], name[...]), "seed \(random.seed): \(tokens.joined()) on \(name)")
+            #expect(
+                matches == recursiveMatch(tokens[...], name[...]),
+                "seed \(random.seed): \(tokens.joined()) on \(name)"
+            )
         }
     }
 
     private func recursiveMatch(_ tokens: ArraySlice<String>, _ name: Substring) -> Bool {
         guard let token = tokens.first else { return name.isEmpty }
         if token == "*" {
-            return recursiveMatch(tokens.dropFirst(), name) || (!name.isEmpty && recursiveMatch(tokens, name.dropFirst()))
+            return recursiveMatch(tokens.dropFirst(), name)
+                || (!name.isEmpty && recursiveMatch(tokens, name.dropFirst()))
         }
         guard let first = name.first else { return false }
         let fits =
@@ -116,8 +133,10 @@ struct ParsingTests {
     @Test("Accounts are read as the C library would, first of equals first")
     func accounts() {
         let accounts = Accounts(
-            passwd: "root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/toor:/bin/sh\n\nbad:line\nme:x:1000:1000:Me:/home/me:/bin/zsh",
-            group: "root:x:0:\nusers:x:100:me\n")
+            passwd:
+                "root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/toor:/bin/sh\n\nbad:line\nme:x:1000:1000:Me:/home/me:/bin/zsh",
+            group: "root:x:0:\nusers:x:100:me\n"
+        )
         #expect(accounts.userName(0) == "root" && accounts.userID("toor") == 0 && accounts.userName(7) == "7")
         #expect(accounts.groupID("users") == 100 && accounts.groupID("55") == 55 && accounts.groupID("none") == nil)
         #expect(accounts.home(of: 1000) == "/home/me" && accounts.home(of: 5) == nil)

@@ -19,15 +19,28 @@ struct TestClient: Sendable {
 
     /// Sends a request whose body is in memory.
     func call(
-        _ method: HTTPMethod, _ target: String, headers: [(String, String)] = [], body: String = ""
+        _ method: HTTPMethod,
+        _ target: String,
+        headers: [(String, String)] = [],
+        body: String = ""
     ) async throws -> Answer {
-        try await call(method, target, headers: headers, bodyLength: body.utf8.count, pieces: [ByteBuffer(string: body)])
+        try await call(
+            method,
+            target,
+            headers: headers,
+            bodyLength: body.utf8.count,
+            pieces: [ByteBuffer(string: body)]
+        )
     }
 
     /// Sends a request piece by piece and collects the answer; `onPiece` gets the answer's body instead, if given.
     func call(
-        _ method: HTTPMethod, _ target: String, headers: [(String, String)] = [], bodyLength: Int?,
-        pieces: some Sequence<ByteBuffer> & Sendable, onPiece: (@Sendable (ByteBuffer) -> Void)? = nil
+        _ method: HTTPMethod,
+        _ target: String,
+        headers: [(String, String)] = [],
+        bodyLength: Int?,
+        pieces: some Sequence<ByteBuffer> & Sendable,
+        onPiece: (@Sendable (ByteBuffer) -> Void)? = nil
     ) async throws -> Answer {
         let channel = try await connect()
         return try await channel.executeThenClose { inbound, outbound in
@@ -57,7 +70,8 @@ struct TestClient: Sendable {
     }
 
     private func connect() async throws -> NIOAsyncChannel<HTTPClientResponsePart, HTTPClientRequestPart> {
-        try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton).connect(host: "127.0.0.1", port: port) { channel in
+        try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton).connect(host: "127.0.0.1", port: port) {
+            channel in
             channel.eventLoop.makeCompletedFuture {
                 try channel.pipeline.syncOperations.addHTTPClientHandlers()
                 return try NIOAsyncChannel(wrappingChannelSynchronously: channel)
@@ -66,12 +80,20 @@ struct TestClient: Sendable {
     }
 
     private func send(
-        _ method: HTTPMethod, _ target: String, _ headers: [(String, String)], _ length: Int?,
-        _ pieces: some Sequence<ByteBuffer> & Sendable, to outbound: NIOAsyncChannelOutboundWriter<HTTPClientRequestPart>
+        _ method: HTTPMethod,
+        _ target: String,
+        _ headers: [(String, String)],
+        _ length: Int?,
+        _ pieces: some Sequence<ByteBuffer> & Sendable,
+        to outbound: NIOAsyncChannelOutboundWriter<HTTPClientRequestPart>
     ) async throws {
         var all = HTTPHeaders([("Host", "sandbox")] + headers)
         if sendsToken { all.add(name: "X-Martlet-Token", value: Self.token) }
-        if let length { all.add(name: "Content-Length", value: String(length)) } else { all.add(name: "Transfer-Encoding", value: "chunked") }
+        if let length {
+            all.add(name: "Content-Length", value: String(length))
+        } else {
+            all.add(name: "Transfer-Encoding", value: "chunked")
+        }
         try await outbound.write(.head(HTTPRequestHead(version: .http1_1, method: method, uri: target, headers: all)))
         for piece in pieces { try await outbound.write(.body(.byteBuffer(piece))) }
         try await outbound.write(.end(nil))

@@ -9,6 +9,10 @@ import Testing
 
 @testable import Toolbox
 
+/// All suites that start daemons, one after the other: some measure memory or count processes.
+@Suite("Daemon", .serialized)
+enum DaemonSuites {}
+
 /// The daemon's own server on a free port, with a working directory of its own.
 struct TestDaemon: Sendable {
     let client: TestClient
@@ -18,7 +22,9 @@ struct TestDaemon: Sendable {
 
     /// Runs a test against a new daemon, and checks at the end that none of its processes is left.
     static func run(
-        entrypoint: [String] = [], environment: [String: String] = [:], _ body: (TestDaemon) async throws -> Void
+        entrypoint: [String] = [],
+        environment: [String: String] = [:],
+        _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
         let directory = try makeTemporaryDirectory()
@@ -27,12 +33,21 @@ struct TestDaemon: Sendable {
         variables["TMPDIR"] = nil
         variables.merge(environment) { $1 }
         let configuration = DaemonConfiguration(
-            token: TestClient.token, port: 0, environment: variables, entrypoint: entrypoint,
-            workingDirectory: WorkingDirectory(directory), home: "/", stopGrace: .milliseconds(500))
+            token: TestClient.token,
+            port: 0,
+            environment: variables,
+            entrypoint: entrypoint,
+            workingDirectory: WorkingDirectory(directory),
+            home: "/",
+            stopGrace: .milliseconds(500)
+        )
         let (ports, announce) = AsyncStream.makeStream(of: Int.self)
         let daemon = ToolboxDaemon(
-            configuration: configuration, group: MultiThreadedEventLoopGroup.singleton, logger: Logger(label: "test"),
-            onListening: { announce.yield($0) })
+            configuration: configuration,
+            group: MultiThreadedEventLoopGroup.singleton,
+            logger: Logger(label: "test"),
+            onListening: { announce.yield($0) }
+        )
         let group = ServiceGroup(services: [daemon], logger: Logger(label: "test"))
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await group.run() }

@@ -112,7 +112,7 @@ struct CodeRun: Sendable {
         let result = try await runner.run(program, deadline: remaining(), for: call)
         guard result.exitCode == 0, !result.timedOut else { return result }
         let text = try await onBlockingThread {
-            guard let size = FileStatus.of(transpiled.descriptor)?.size else { return "" }
+            guard let size = FileStatus.of(transpiled)?.size else { return "" }
             return String(buffer: try transpiled.read(max(1, size), at: 0))
         }
         return try await javaScript(text)
@@ -186,7 +186,7 @@ func withoutScriptSlot(_ code: String) -> String {
 }
 
 private func readCharts(_ file: OpenFile) throws -> [Chart] {
-    guard let size = FileStatus.of(file.descriptor)?.size, size > 0, size <= chartsLimitBytes else { return [] }
+    guard let size = FileStatus.of(file)?.size, size > 0, size <= chartsLimitBytes else { return [] }
     return Chart.parse(lines: try file.read(size, at: 0).readableBytesView)
 }
 

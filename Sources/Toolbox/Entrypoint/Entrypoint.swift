@@ -49,8 +49,13 @@ package final class Entrypoint: Sendable {
             guard let path = found else { return fail("\(name): not found in PATH", logger) }
             let tree = try await processes.launch(
                 ProgramSpecification(
-                    executable: path, arguments: arguments, environment: variables, directory: workingDirectory.path),
-                on: loop)
+                    executable: path,
+                    arguments: arguments,
+                    environment: variables,
+                    directory: workingDirectory.path
+                ),
+                on: loop
+            )
             await follow(tree)
             let exit = try await tree.exit.get()
             _ = try await tree.started.get()

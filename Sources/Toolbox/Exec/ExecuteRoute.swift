@@ -38,10 +38,17 @@ package struct ExecuteRoute: Sendable {
         let directory = try workingDirectory.resolve(body.cwd ?? ".")
         guard let shell = try await shells.find(in: variables) else {
             return try jsonResponse(
-                ["exitCode": JSONScalar.int(-1), "result": .string("this image has no shell: none of zsh, bash, sh is in PATH")])
+                [
+                    "exitCode": JSONScalar.int(-1),
+                    "result": .string("this image has no shell: none of zsh, bash, sh is in PATH"),
+                ])
         }
         let program = try await shell.program(
-            for: body.command, environment: variables, directory: directory, spoolDirectory: runner.spoolDirectory)
+            for: body.command,
+            environment: variables,
+            directory: directory,
+            spoolDirectory: runner.spoolDirectory
+        )
         let result = try await runner.run(program, deadline: deadline, for: call)
         return try await programResponse(result, deadline: deadline, to: call)
     }

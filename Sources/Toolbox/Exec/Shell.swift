@@ -75,7 +75,9 @@ package final class ShellFinder: Sendable {
     /// The shell for a program with these variables, nil if the image has none.
     package func find(in environment: [String: String]) async throws -> Shell? {
         let searchPath = environment["PATH"]
-        if let known = last.withLock({ $0 }), known.searchPath == searchPath, known.expires > .now { return known.shell }
+        if let known = last.withLock({ $0 }), known.searchPath == searchPath, known.expires > .now {
+            return known.shell
+        }
         guard let shell = try await onBlockingThread({ Shell.find(in: environment) }) else { return nil }
         last.withLock { $0 = Answer(searchPath: searchPath, shell: shell, expires: .now + Self.lifetime) }
         return shell

@@ -118,7 +118,7 @@ package struct DownloadableFile: Sendable {
     package init(_ path: String) throws {
         self.path = path
         file = try OpenFile.open(path, O_RDONLY, to: "read")
-        guard let status = FileStatus.of(file.descriptor) else { throw ToolboxError.file(errno, "read", path) }
+        guard let status = FileStatus.of(file) else { throw ToolboxError.file(errno, "read", path) }
         guard status.kind == .regular else {
             throw ToolboxError.invalidPath("cannot read \(path): it is a \(status.kind.name), not a regular file")
         }

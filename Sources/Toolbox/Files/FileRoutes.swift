@@ -159,7 +159,7 @@ private func moveFile(_ source: String, to destination: String) throws {
 /// Copies a regular file and removes the first. A directory is left to `mv`, which also keeps what we do not know of.
 private func moveAcrossFileSystems(_ source: String, to destination: String) throws {
     let file = try OpenFile.open(source, O_RDONLY | O_NOFOLLOW, to: "move")
-    guard let status = FileStatus.of(file.descriptor), status.kind == .regular else {
+    guard let status = FileStatus.of(file), status.kind == .regular else {
         throw ToolboxError.invalidPath(
             "cannot move \(source) to another file system: only regular files can be; use the command mv"
         )

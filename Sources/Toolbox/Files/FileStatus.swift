@@ -52,10 +52,10 @@ package struct FileStatus: Sendable {
         return FileStatus(status)
     }
 
-    /// Of an open descriptor. Blocks.
-    package static func of(_ descriptor: CInt) -> FileStatus? {
+    /// Of an open file. Blocks.
+    package static func of(_ file: OpenFile) -> FileStatus? {
         var status = martlet_file_status()
-        return martlet_status_of(descriptor, &status) == 0 ? FileStatus(status) : nil
+        return martlet_status_of(file.descriptor, &status) == 0 ? FileStatus(status) : nil
     }
 
     private init(_ status: martlet_file_status) {

@@ -159,7 +159,7 @@ package struct ContentSearch: Sendable {
     }
 
     private func search(_ file: OpenFile, _ path: String, _ matches: inout [ContentMatch]) throws {
-        guard let status = FileStatus.of(file.descriptor), status.kind == .regular else {
+        guard let status = FileStatus.of(file), status.kind == .regular else {
             throw ToolboxError.invalidPath("cannot search \(path): it is not a regular file")
         }
         let start = try file.read(Self.sniffBytes, at: 0)
@@ -221,7 +221,7 @@ package struct TextReplacement: Sendable {
     /// A file without the text is not written. Blocks.
     package func run(_ path: String) throws {
         let file = try OpenFile.open(path, O_RDONLY, to: "replace in")
-        guard let status = FileStatus.of(file.descriptor), status.kind == .regular else {
+        guard let status = FileStatus.of(file), status.kind == .regular else {
             throw ToolboxError.invalidPath("cannot replace in \(path): it is not a regular file")
         }
         guard try copy(file, into: nil) > 0 else { return }

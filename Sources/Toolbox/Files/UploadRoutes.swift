@@ -72,11 +72,13 @@ package struct UploadRoutes: Sendable {
         errors: inout [String],
         _ begin: (String) throws -> UploadPart.Destination
     ) async throws {
+        // A body can be iterated only once, so what is left after an error is read from the same iterator.
+        var pieces = call.request.body.makeAsyncIterator()
         do {
             let type = call.request.headers[.contentType] ?? ""
             var parser = MultipartParser(boundary: try MultipartParser.boundary(ofContentType: type))
             var part: UploadPart?
-            for try await piece in call.request.body {
+            while let piece = try await pieces.next(isolation: #isolation) {
                 for event in try parser.take(piece) {
                     try await handle(event, part: &part, errors: &errors, begin)
                 }
@@ -84,7 +86,7 @@ package struct UploadRoutes: Sendable {
             try parser.finish()
         } catch let error as MultipartError {
             errors.append(error.message)
-            await call.drain()
+            while try await pieces.next(isolation: #isolation) != nil {}
         }
     }
 

@@ -11,7 +11,7 @@ package enum DaemonProgram {
     /// Longest that stopping may take: the programs' grace, killing, and answering their calls. Less than Docker's 10 s.
     private static let stopLimit = Duration.seconds(8)
 
-    /// Runs the daemon until SIGTERM or SIGINT, then exits.
+    /// Runs the daemon until SIGTERM or SIGINT, then exits: 0 when asked to, 1 when it failed, 2 for a bad configuration.
     package static func run() async -> Never {
         martlet_limit_memory()
         LoggingSystem.bootstrap { StandardErrorLog(label: $0) }
@@ -40,7 +40,8 @@ package enum DaemonProgram {
         do {
             try await ServiceGroup(configuration: services).run()
         } catch {
-            logger.warning("stopped before all calls were answered", metadata: ["error": "\(error)"])
+            logger.critical("the daemon failed", metadata: ["error": "\(error)"])
+            exit(1)
         }
         exit(0)
     }

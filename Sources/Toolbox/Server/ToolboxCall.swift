@@ -26,7 +26,7 @@ package struct ToolboxCall: Sendable {
         }
     }
 
-    /// Reads and drops what is left of the body, so that a client that is still sending sees the answer.
+    /// Reads and drops the body, so that a client that is still sending sees the answer. Only if nothing of it was read yet.
     package func drain() async {
         do {
             for try await _ in request.body {}

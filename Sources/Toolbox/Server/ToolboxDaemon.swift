@@ -16,10 +16,12 @@ package struct DaemonConfiguration: Sendable {
     package var entrypoint: [String]
     package var workingDirectory: WorkingDirectory
     package var home: String
+    /// The sandbox's disk quota, where one is enforced.
+    package var diskLimitBytes: Int?
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
 
-    /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT` and the arguments after `--`.
+    /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT`, `MARTLET_DISK_BYTES` and the arguments after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
     package static func read(arguments: [String], environment: [String: String]) throws -> DaemonConfiguration {
         guard let token = environment["MARTLET_DAEMON_TOKEN"], !token.isEmpty else {
@@ -40,7 +42,8 @@ package struct DaemonConfiguration: Sendable {
             environment: variables,
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
-            home: home
+            home: home,
+            diskLimitBytes: environment["MARTLET_DISK_BYTES"].flatMap { Int($0) }
         )
     }
 
@@ -51,6 +54,7 @@ package struct DaemonConfiguration: Sendable {
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
         home: String,
+        diskLimitBytes: Int? = nil,
         stopGrace: Duration = .seconds(5)
     ) {
         self.token = token
@@ -59,6 +63,7 @@ package struct DaemonConfiguration: Sendable {
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
         self.home = home
+        self.diskLimitBytes = diskLimitBytes
         self.stopGrace = stopGrace
     }
 }
@@ -112,10 +117,11 @@ package struct ToolboxDaemon: Service {
 
     /// Serves until graceful shutdown: then no program is started any more, all are asked to end, killed after the grace,
     /// and their calls are answered.
+    /// - Throws: if the port cannot be listened on, or the server fails.
     package func run() async throws {
         let environment = EnvironmentStore(configuration.environment)
         let application = makeApplication(environment)
-        await withTaskGroup(of: Void.self) { tasks in
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
                 await entrypoint.run(
                     processes: processes,
@@ -125,16 +131,16 @@ package struct ToolboxDaemon: Service {
                     logger: logger
                 )
             }
+            // The server answers what is running before it ends, so the programs are stopped beside it and not after it.
             tasks.addTask { [self] in
-                guard (try? await gracefulShutdown()) != nil else { return await processes.stop(grace: .zero) }
-                await processes.stop(grace: configuration.stopGrace)
+                guard (try? await gracefulShutdown()) != nil else { return }
+                await stopPrograms()
             }
-            do {
-                try await application.run()
-            } catch {
-                logger.error("the server ended", metadata: ["error": "\(error)"])
-            }
+            let served: Result<Void, any Error>
+            do { served = .success(try await application.run()) } catch { served = .failure(error) }
+            await stopPrograms()
             tasks.cancelAll()
+            try served.get()
         }
     }
 
@@ -196,7 +202,7 @@ package struct ToolboxDaemon: Service {
         routes.on(.get, "/user-home-dir") { try await info.homeDirectory($0) }
         routes.on(.post, "/env") { try await info.updateEnvironment($0) }
         routes.on(.post, "/init") { try await info.initialize($0) }
-        let metrics = SystemMetrics()
+        let metrics = SystemMetrics(diskLimitBytes: configuration.diskLimitBytes)
         routes.on(.get, "/system/metrics") { try await metrics.answer($0) }
         let ports = PortRoutes(daemonPort: configuration.port)
         routes.on(.get, "/port") { try await ports.list($0) }

@@ -16,7 +16,7 @@ package struct PortRoutes: Sendable {
 
     func isInUse(_ call: ToolboxCall) async throws -> Response {
         let text = call.parameters["port"] ?? ""
-        guard let port = Int(text), (1...65535).contains(port) else {
+        guard let port = Int(text), (1...65535).contains(port), String(port) == text else {
             throw ToolboxError.badRequest("'\(text)' is not a port between 1 and 65535")
         }
         return try jsonResponse(["isInUse": try await listening().contains(port)])

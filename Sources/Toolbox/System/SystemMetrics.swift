@@ -14,8 +14,9 @@ package final class SystemMetrics: Sendable {
         var memUsed: Int
         var memCache: Int
         var diskTotal: Int
-        var diskUsed: Int
-        var diskFree: Int
+        /// Unknown where the file system does not tell how much of the quota is used.
+        var diskUsed: Int?
+        var diskFree: Int?
         var timestamp: String
         var timestampUnix: Int
     }
@@ -31,9 +32,12 @@ package final class SystemMetrics: Sendable {
     private static let windowLimit = Duration.seconds(60)
 
     private let files: ControlGroupFiles
+    private let diskLimitBytes: Int?
     private let last = Mutex<Sample?>(nil)
 
-    package init(root: String = "/sys/fs/cgroup") {
+    /// - Parameter diskLimitBytes: the sandbox's disk quota where one is enforced.
+    package init(root: String = "/sys/fs/cgroup", diskLimitBytes: Int? = nil) {
+        self.diskLimitBytes = diskLimitBytes
         files = ControlGroupFiles(root: root)
     }
 
@@ -42,10 +46,12 @@ package final class SystemMetrics: Sendable {
         let cpuLimit = try await onBlockingThread { [files] in files.processorLimit() }
         let cpus = cpuLimit ?? Double(sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         let used = try await processorUse()
-        let answer = try await onBlockingThread { [files] in
+        let answer = try await onBlockingThread { [files, diskLimitBytes] in
             let memory = files.memory()
             var (total, free, freeToRoot) = (UInt64(0), UInt64(0), UInt64(0))
             _ = martlet_space("/", &total, &free, &freeToRoot)
+            // btrfs shows the whole disk in a subvolume with a quota; xfs shows the quota itself.
+            let showsQuota = diskLimitBytes.map { total <= UInt64($0) + UInt64($0) / 8 } ?? true
             let now = Date.now
             return Answer(
                 cpuCount: max(1, Int(cpus.rounded(.up))),
@@ -53,9 +59,9 @@ package final class SystemMetrics: Sendable {
                 memTotal: memory.total,
                 memUsed: memory.used,
                 memCache: memory.cache,
-                diskTotal: Int(total),
-                diskUsed: Int(total - freeToRoot),
-                diskFree: Int(free),
+                diskTotal: showsQuota ? Int(total) : diskLimitBytes ?? Int(total),
+                diskUsed: showsQuota ? Int(total - freeToRoot) : nil,
+                diskFree: showsQuota ? Int(free) : nil,
                 timestamp: isoTimestamp(now),
                 timestampUnix: Int(now.timeIntervalSince1970)
             )
@@ -100,7 +106,7 @@ package struct ControlGroupFiles: Sendable {
     /// Processors that may be used, nil if not limited.
     package func processorLimit() -> Double? {
         if isUnified {
-            let parts = (read("cpu.max") ?? "").split(separator: " ")
+            let parts = (read("cpu.max") ?? "").split { $0 == " " || $0 == "\n" }
             guard parts.count == 2, let quota = Double(parts[0]), let period = Double(parts[1]), period > 0 else {
                 return nil
             }

@@ -261,3 +261,18 @@ extension DaemonSuites {
         }
     }
 }
+
+@Suite("Charts")
+struct ChartTests {
+    @Test("A line of the wrapper becomes the SDK's names again; what is no chart is dropped")
+    func roundTrip() throws {
+        let line =
+            #"{"type":"box_and_whisker","title":"T","x_label":"x","elements":[{"label":"1","first_quartile":1.5}]}"#
+        let charts = Chart.parse(lines: ByteBuffer(string: "garbage\n\(line)\n{}\n").readableBytesView)
+        #expect(charts.count == 1)
+        let artifacts = try Chart.artifacts(charts)
+        for part in [#""first_quartile":1.5"#, #""x_label":"x""#, #""type":"box_and_whisker""#] {
+            #expect(artifacts.contains(part))
+        }
+    }
+}

@@ -11,34 +11,43 @@ package struct Chart: Codable, Sendable, Equatable {
         var angle: Double?
         var radius: Double?
         var min: Double?
-        var first_quartile: Double?
+        var firstQuartile: Double?
         var median: Double?
-        var third_quartile: Double?
+        var thirdQuartile: Double?
         var max: Double?
         var outliers: [Double]?
         var type: String?
         var title: String?
         var png: String?
-        var x_label: String?
-        var y_label: String?
+        var xLabel: String?
+        var yLabel: String?
     }
 
     package var type: String
     package var title: String
     package var elements: [Element]
     var png: String?
-    var x_label: String?
-    var y_label: String?
-    var x_ticks: [Double]?
-    var y_ticks: [Double]?
-    var x_tick_labels: [String]?
-    var y_tick_labels: [String]?
-    var x_scale: String?
-    var y_scale: String?
+    var xLabel: String?
+    var yLabel: String?
+    var xTicks: [Double]?
+    var yTicks: [Double]?
+    var xTickLabels: [String]?
+    var yTickLabels: [String]?
+    var xScale: String?
+    var yScale: String?
 
     /// The charts in lines of JSON; a line that is none is dropped.
     package static func parse(lines: ByteBufferView) -> [Chart] {
         let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
         return lines.split(separator: 0x0A).compactMap { try? decoder.decode(Chart.self, from: Data($0)) }
+    }
+
+    /// The charts as the `artifacts` of an answer.
+    package static func artifacts(_ charts: [Chart]) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.keyEncodingStrategy = .convertToSnakeCase
+        encoder.outputFormatting = [.withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(["charts": charts]), as: UTF8.self)
     }
 }

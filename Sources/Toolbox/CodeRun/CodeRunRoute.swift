@@ -54,7 +54,7 @@ package struct CodeRunRoute: Sendable {
     }
 
     private func artifacts(_ charts: [Chart]) throws -> String? {
-        charts.isEmpty ? nil : String(decoding: try JSONEncoder().encode(["charts": charts]), as: UTF8.self)
+        charts.isEmpty ? nil : try Chart.artifacts(charts)
     }
 }
 

@@ -159,6 +159,7 @@ struct ForwardingTests {
                 try await server.send(
                     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
                 )
+                server.finish()
                 _ = try? await server.readToEnd()
             } client: { client in
                 try await client.send(

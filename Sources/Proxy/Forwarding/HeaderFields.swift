@@ -138,6 +138,9 @@ struct HeaderFields {
         in bytes: UnsafeRawBufferPointer,
         nominations: inout [Range<Int>]
     ) throws(ProxyRefusal) {
+        if field.kind == .contentLength || field.kind == .transferEncoding, bytes[field.line].contains(Syntax.tab) {
+            throw .badRequest("a tab in a field that frames the body")
+        }
         switch field.kind {
         case .host:
             guard host == nil else { throw .badRequest("Host is given twice") }

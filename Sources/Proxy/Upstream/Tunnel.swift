@@ -48,6 +48,7 @@ final class Tunnel: ChannelDuplexHandler {
     private var search = HeadSearch()
     private var readIsPending = false
     private var inputEnded = false
+    private var outputEnded = false
 
     // The exchange that is being served.
     private var client: ClientConnection?
@@ -88,6 +89,7 @@ final class Tunnel: ChannelDuplexHandler {
 
     /// The client's end of input, in a raw tunnel.
     func finishSending() {
+        outputEnded = true
         context?.closeAfterWrites(mode: .output)
     }
 
@@ -154,8 +156,13 @@ final class Tunnel: ChannelDuplexHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        // A raw tunnel that ended both ways has nothing to fail: what is left is the client's to write out.
-        if phase == .raw, inputEnded { close() } else { fail("the connection to the sandbox was lost") }
+        if phase == .raw, inputEnded || outputEnded {
+            // Where output had ended before, the end of input comes as this alone; a reset comes as an error first.
+            client?.finishSending()
+            close()
+        } else {
+            fail("the connection to the sandbox was lost")
+        }
         context.fireChannelInactive()
     }
 

@@ -121,7 +121,10 @@ extension ChannelHandlerContext {
     /// Closing at once would throw away what is still queued where the other direction has ended already.
     func closeAfterWrites(mode: CloseMode) {
         let written = eventLoop.makePromise(of: Void.self)
-        written.futureResult.assumeIsolated().whenComplete { _ in self.close(mode: mode, promise: nil) }
+        written.futureResult.assumeIsolated().whenComplete { _ in
+            // Not from within the flush that completed the write: TLS's closing alert would be queued behind it and lost.
+            self.eventLoop.assumeIsolated().execute { self.close(mode: mode, promise: nil) }
+        }
         writeAndFlush(NIOAny(ByteBuffer()), promise: written)
     }
 

@@ -174,7 +174,9 @@ def test_disk_filler(sandboxes: Sandboxes, database: Database, victim: Any, engi
 
 
 @pytest.mark.deadline(90)
-def test_a_flood_of_output_stays_out_of_the_hosts_disk(sandboxes: Sandboxes, database: Database, victim: Any, engine: Engine) -> None:
+def test_a_flood_of_output_stays_out_of_the_hosts_disk(
+    sandboxes: Sandboxes, busybox: str, database: Database, victim: Any, engine: Engine
+) -> None:
     """An entrypoint that prints without end: the engine's log is bounded."""
     name = "martlet-test-flood"
     add_snapshot(database, name, "martlet/busybox:test")

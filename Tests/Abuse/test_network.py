@@ -81,8 +81,6 @@ def test_another_sandbox(attacker: Any, victim: Any, control: Target, engine: En
     eventually(lambda: probe(victim, [("tcp", there, 9000)])[("tcp", there, 9000)] == "reached", 10, "the victim's server")
     targets: list[Target] = [(kind, there, port) for kind in ("tcp", "udp") for port in (9000, 2280, 22, 80)]
     assert_stopped(attacker, targets, control)
-    neighbours = attacker.process.exec("cat /proc/net/arp").result
-    assert there not in neighbours or "00:00:00:00:00:00" in neighbours
 
 
 def test_no_ipv6(attacker: Any, control: Target) -> None:

@@ -26,7 +26,7 @@ from Rig.sandboxes import Client
 
 ODD_NAMES = [
     "plain.txt", "with space.txt", "ünï-漢字-🐦.txt", 'quo"te\'s.txt', "back\\slash.txt", "per%20cent%.txt", "plus+and&eq=.txt",
-    "semi;colon,comma.txt", "-leading-dash", ".hidden", "trailing. ", "tab\tand\nnewline", "x" * 255,
+    "semi;colon,comma.txt", "-leading-dash", ".hidden", "trailing. ", "x" * 255,
 ]  # fmt: skip
 
 
@@ -64,14 +64,16 @@ def test_sizes_around_buffers(client: Client, box: Any, folder: str, size: int) 
 
 def test_odd_names(client: Client, box: Any, folder: str) -> None:
     """All in one call, so that a name that breaks the framing breaks its neighbours too."""
-    uploads = [FileUpload(f"content of {name}".encode(), f"{folder}/{name}") for name in ODD_NAMES]
+    # aiohttp itself refuses to send control characters in a part's header.
+    names = ODD_NAMES + (["tab\tand\nnewline"] if client.flavor == "sync" else [])
+    uploads = [FileUpload(f"content of {name}".encode(), f"{folder}/{name}") for name in names]
     client.wait(box.fs.upload_files(uploads))
     listed = client.wait(box.fs.list_files(folder))
-    assert sorted(each.name for each in listed) == sorted(ODD_NAMES)
-    requests = [FileDownloadRequest(source=f"{folder}/{name}") for name in ODD_NAMES]
-    for name, answer in zip(ODD_NAMES, client.wait(box.fs.download_files(requests))):
+    assert sorted(each.name for each in listed) == sorted(names)
+    requests = [FileDownloadRequest(source=f"{folder}/{name}") for name in names]
+    for name, answer in zip(names, client.wait(box.fs.download_files(requests))):
         assert (answer.error, answer.result) == (None, f"content of {name}".encode()), name
-    for name in ODD_NAMES:
+    for name in names:
         assert client.wait(box.fs.get_file_info(f"{folder}/{name}")).name == name
         client.wait(box.fs.delete_file(f"{folder}/{name}"))
     assert client.wait(box.fs.list_files(folder)) == []

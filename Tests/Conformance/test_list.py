@@ -138,7 +138,7 @@ def test_filters(client: Client, sandboxes: Sandboxes, dozen: list[Any], busybox
     assert found(targets=[environment.target]) == everything
     assert found(targets=["elsewhere"]) == []
     assert found(min_cpu=1, max_cpu=1) == everything
-    assert found(min_cpu=2) == [] and found(max_memory_gib=0) == []
+    assert found(min_cpu=2) == [] and found(min_memory_gib=2) == []
     assert found(min_memory_gib=1, max_memory_gib=1, min_disk_gib=1, max_disk_gib=1) == everything
     assert found(min_disk_gib=2) == []
     assert found(is_recoverable=True) == []

@@ -24,9 +24,9 @@ class Engine:
         answer.raise_for_status()
         return answer.json()
 
-    def request(self, method: str, path: str, body: object = None, **parameters: str) -> httpx.Response:
+    def request(self, method: str, route: str, body: object = None, **parameters: str) -> httpx.Response:
         """Any call; the answer as it came."""
-        return self._http.request(method, path, params=parameters, json=body)
+        return self._http.request(method, route, params=parameters, json=body)
 
     def sandboxes(self) -> list[dict[str, Any]]:
         """Every container that bears Martlet's label, running or not."""

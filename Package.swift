@@ -21,7 +21,7 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
 }
 
 /// Rooms that have a README of their own.
-let explained: Set<String> = ["Firewall", "Reconciling"]
+let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox"]
 
 func executable(
     _ name: String,
@@ -135,7 +135,10 @@ let targets: [Target] = [
     ),
     tests(
         "RunnerTests",
-        ["Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging]
+        [
+            "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging, .nioCore,
+            .nioPosix, .serviceLifecycle,
+        ]
     ),
     tests(
         "ProxyTests",

@@ -1,9 +1,9 @@
 package import Firewall
 
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #elseif canImport(Musl)
-import Musl
+    import Musl
 #endif
 
 /// Everything an operator may set of a runner. Name and region are in its row of the database, known by its login.

@@ -39,7 +39,12 @@ struct RunnerLoops: Sendable {
     private func work(_ ready: @Sendable () -> Void) async throws {
         let survey = RunnerSurvey(parts)
         try await adopt(survey)
-        let lease = LeaseKeeper(queries: parts.queries, registration: registration, pace: parts.pace, logger: parts.logger)
+        let lease = LeaseKeeper(
+            queries: parts.queries,
+            registration: registration,
+            pace: parts.pace,
+            logger: parts.logger
+        )
         try await begin(lease)
         parts.logger.info("runner works", metadata: ["ingress.address": "\(registration.ingressAddress)"])
         ready()
@@ -107,15 +112,23 @@ struct RunnerLoops: Sendable {
     }
 
     private func makeController(
-        _ survey: RunnerSurvey, _ feed: RunnerFeed, claim: AsyncStream<Void>.Continuation,
+        _ survey: RunnerSurvey,
+        _ feed: RunnerFeed,
+        claim: AsyncStream<Void>.Continuation,
         imagesChanged: AsyncStream<Void>.Continuation
     ) -> Controller<SandboxID> {
         let settings = ControllerConfiguration(
-            concurrency: parts.pace.concurrency, passLimit: parts.pace.passLimit, drainLimit: .seconds(20),
-            resyncInterval: parts.pace.resyncInterval, backoff: Backoff(first: .milliseconds(100), cap: .seconds(15)))
+            concurrency: parts.pace.concurrency,
+            passLimit: parts.pace.passLimit,
+            drainLimit: .seconds(20),
+            resyncInterval: parts.pace.resyncInterval,
+            backoff: Backoff(first: .milliseconds(100), cap: .seconds(15))
+        )
         let reconciler = SandboxReconciler(parts)
         return Controller(
-            name: "sandbox", configuration: settings, logger: parts.logger,
+            name: "sandbox",
+            configuration: settings,
+            logger: parts.logger,
             sources: [
                 Source("rows") { signal in
                     await feed.follow { notice in
@@ -128,7 +141,9 @@ struct RunnerLoops: Sendable {
                 },
                 containerEvents(survey), engineEvents(survey, imagesChanged),
             ],
-            listKeys: { try await survey.surveyOnce() }, reconcile: { try await reconciler.reconcile($0) })
+            listKeys: { try await survey.surveyOnce() },
+            reconcile: { try await reconciler.reconcile($0) }
+        )
     }
 
     // MARK: - Engine
@@ -144,7 +159,9 @@ struct RunnerLoops: Sendable {
                     await survey.wantDeep()
                     signal(.resync)
                 case .event(let event):
-                    guard Self.matters(event), let id = event.attributes[ContainerLabel.sandbox].flatMap({ SandboxID($0) }) else { continue }
+                    guard Self.matters(event),
+                        let id = event.attributes[ContainerLabel.sandbox].flatMap({ SandboxID($0) })
+                    else { continue }
                     parts.table.forget(id)
                     signal(.key(id))
                 }
@@ -159,7 +176,9 @@ struct RunnerLoops: Sendable {
     }
 
     /// What happens to images, and to our network.
-    private func engineEvents(_ survey: RunnerSurvey, _ imagesChanged: AsyncStream<Void>.Continuation) -> Source<SandboxID> {
+    private func engineEvents(_ survey: RunnerSurvey, _ imagesChanged: AsyncStream<Void>.Continuation) -> Source<
+        SandboxID
+    > {
         Source("engine") { signal in
             for try await notice in parts.engine.events(kinds: [.image, .network]) {
                 switch notice {

@@ -26,8 +26,13 @@ package struct RunnerParts: Sendable {
     private let start: ContinuousClock.Instant
 
     package init(
-        queries: RunnerQueries, engine: DockerEngine, kernel: KernelFirewall, blueprint: ContainerBlueprint,
-        configuration: RunnerConfiguration, table: ContainerTable, logger: Logger
+        queries: RunnerQueries,
+        engine: DockerEngine,
+        kernel: KernelFirewall,
+        blueprint: ContainerBlueprint,
+        configuration: RunnerConfiguration,
+        table: ContainerTable,
+        logger: Logger
     ) throws {
         identity = blueprint.runner
         self.queries = queries
@@ -37,24 +42,38 @@ package struct RunnerParts: Sendable {
         self.table = table
         pace = configuration.pace
         network = SandboxNetwork(
-            name: blueprint.network, engine: engine, addresses: blueprint.addresses, runner: identity, logger: logger)
+            name: blueprint.network,
+            engine: engine,
+            addresses: blueprint.addresses,
+            runner: identity,
+            logger: logger
+        )
         firewall = FirewallKeeper(kernel: kernel, host: try Self.hostFirewall(configuration, blueprint), logger: logger)
         crashes = CrashLedger()
         attempts = AttemptLedger()
         holdings = HoldingLedger(grace: pace.orphanGrace)
         puller = ImagePuller(engine: engine, limit: pace.pullLimit, concurrency: pace.pullsLimit, logger: logger)
         shelf = ImageShelf(engine: engine, queries: queries, runner: identity)
-        probe = DaemonProbe(dialer: NamespaceDialer(threads: Self.probeThreads), group: MultiThreadedEventLoopGroup.singleton)
+        probe = DaemonProbe(
+            dialer: NamespaceDialer(threads: Self.probeThreads),
+            group: MultiThreadedEventLoopGroup.singleton
+        )
         start = .now
     }
 
     private static let probeThreads = 2
 
-    private static func hostFirewall(_ configuration: RunnerConfiguration, _ blueprint: ContainerBlueprint) throws -> HostFirewall {
+    private static func hostFirewall(_ configuration: RunnerConfiguration, _ blueprint: ContainerBlueprint) throws
+        -> HostFirewall
+    {
         try HostFirewall(
-            tag: firewallTag(of: blueprint.runner), bridge: blueprint.network, subnet: configuration.subnet,
-            resolvers: blueprint.host.resolvers, allowedPrivateRanges: configuration.allowedPrivateRanges,
-            allowsSMTP: configuration.allowsSMTP)
+            tag: firewallTag(of: blueprint.runner),
+            bridge: blueprint.network,
+            subnet: configuration.subnet,
+            resolvers: blueprint.host.resolvers,
+            allowedPrivateRanges: configuration.allowedPrivateRanges,
+            allowsSMTP: configuration.allowsSMTP
+        )
     }
 
     /// Names the runner's chains: the same after each restart, another for each runner of a host.

@@ -29,7 +29,10 @@ package struct RunnerService: Service {
     ///   - database: with this runner's own login, as `create_runner` made it.
     ///   - onReady: called once, when the runner has registered and works.
     package init(
-        _ configuration: RunnerConfiguration, database: PostgresConfiguration, engine: DockerHost, logger: Logger,
+        _ configuration: RunnerConfiguration,
+        database: PostgresConfiguration,
+        engine: DockerHost,
+        logger: Logger,
         onReady: @escaping @Sendable (RunnerReady) -> Void = { _ in }
     ) {
         self.configuration = configuration
@@ -43,7 +46,11 @@ package struct RunnerService: Service {
     /// `.stateDirectory`; or a taken port.
     package func run() async throws {
         let client = DockerEngine(host: engine, logger: logger)
-        let pool = PostgresPool(database, limits: .init(connectionLimit: Self.connectionsLimit, minimumIdle: 2), logger: logger)
+        let pool = PostgresPool(
+            database,
+            limits: .init(connectionLimit: Self.connectionsLimit, minimumIdle: 2),
+            logger: logger
+        )
         do {
             try await withRunning(pool) { try await work(client, pool) }
         } catch is CancellationError {
@@ -81,26 +88,51 @@ package struct RunnerService: Service {
         let identity = try await identify(queries)
         var logger = logger
         logger[metadataKey: "runner.name"] = "\(identity.name)"
-        let facts = HostFacts.read(try await untilAnswered("the engine") { try await client.information() }, configuration)
-        for warning in facts.engine.warnings { logger.warning("host lacks a protection", metadata: ["host.warning": "\(warning)"]) }
+        let facts = HostFacts.read(
+            try await untilAnswered("the engine") { try await client.information() },
+            configuration
+        )
+        for warning in facts.engine.warnings {
+            logger.warning("host lacks a protection", metadata: ["host.warning": "\(warning)"])
+        }
         let addresses = try AddressPlan(subnet: configuration.subnet)
         let blueprint = ContainerBlueprint(
-            runner: identity.id, network: configuration.bridge, addresses: addresses, daemon: daemon, host: facts,
-            limits: configuration.limits, runtime: configuration.runtime)
+            runner: identity.id,
+            network: configuration.bridge,
+            addresses: addresses,
+            daemon: daemon,
+            host: facts,
+            limits: configuration.limits,
+            runtime: configuration.runtime
+        )
         let table = ContainerTable(engine: client, runner: identity.id)
         let parts = try RunnerParts(
-            queries: queries, engine: client, kernel: KernelFirewall(logger: logger), blueprint: blueprint,
-            configuration: configuration, table: table, logger: logger)
+            queries: queries,
+            engine: client,
+            kernel: KernelFirewall(logger: logger),
+            blueprint: blueprint,
+            configuration: configuration,
+            table: table,
+            logger: logger
+        )
         let secret = try directory.secret()
         let ingress = try await IngressServer.bind(
             IngressConfiguration(host: configuration.ingressHost, port: configuration.ingressPort, secret: secret),
-            identity: try IngressIdentity.load(from: directory.path), dialing: table, log: logger)
+            identity: try IngressIdentity.load(from: directory.path),
+            dialing: table,
+            log: logger
+        )
         var registration = facts.registration(configuration, slots: addresses.slots)
         registration.ingressAddress = configuration.ingressAdvertised ?? Self.text(ingress.address, configuration)
         registration.tlsFingerprint = ingress.fingerprint
         registration.ingressSecret = secret
         let loops = RunnerLoops(
-            parts: parts, identity: identity, registration: registration, database: database, directory: directory)
+            parts: parts,
+            identity: identity,
+            registration: registration,
+            database: database,
+            directory: directory
+        )
         return (loops, ingress)
     }
 
@@ -109,13 +141,16 @@ package struct RunnerService: Service {
         let found = try await untilAnswered("the database") { try await queries.identity() }
         guard let found else {
             throw RunnerError(
-                .misconfigured, "the database login \(database.user ?? "") is not a runner's; create one with: martlet runner create --name NAME")
+                .misconfigured,
+                "the database login \(database.user ?? "") is not a runner's; create one with: martlet runner create --name NAME"
+            )
         }
         return found
     }
 
     /// Tries until it works; whoever starts before what it needs has to wait.
-    private func untilAnswered<Value: Sendable>(_ what: String, _ body: () async throws -> Value) async throws -> Value {
+    private func untilAnswered<Value: Sendable>(_ what: String, _ body: () async throws -> Value) async throws -> Value
+    {
         var pause = Duration.milliseconds(200)
         while true {
             do {

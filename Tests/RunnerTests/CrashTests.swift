@@ -1,4 +1,5 @@
 import Domain
+import Postgres
 import Reconciling
 import Runner
 import Store
@@ -8,7 +9,9 @@ import TestSupport
 /// A pass that is cut between any two actions leaves nothing that the next pass does not put right.
 @Suite(.serialized, .timeLimit(.minutes(5))) struct CrashTests {
     /// The actions on the way from a row to `started`, and back to nothing.
-    static let creating = ["ensure-image", "install-rules", "create-container", "start-container", "await-daemon", "settle-started"]
+    static let creating = [
+        "ensure-image", "install-rules", "create-container", "start-container", "await-daemon", "settle-started",
+    ]
     static let stopping = ["report-stopping", "stop-container", "settle-stopped"]
     static let starting = ["report-starting", "install-rules", "start-container", "await-daemon", "settle-started"]
     static let destroying = ["remove-container", "remove-rules", "release"]
@@ -98,7 +101,9 @@ import TestSupport
                 try await host.database.owner.execute("DELETE FROM sandbox WHERE id = \(old)")
                 try await host.database.owner.execute("UPDATE runner_load SET last_slot = 0")
                 let new = try await host.database.makeSandbox(of: host.tenant).id
-                await #expect(throws: RunnerError.self, "the address is still held") { _ = try await reconciler.reconcile(new) }
+                await #expect(throws: RunnerError.self, "the address is still held") {
+                    _ = try await reconciler.reconcile(new)
+                }
                 _ = try await reconciler.reconcile(old)
                 _ = try await reconciler.reconcile(new)
                 #expect(try await host.sandbox(new)?.state == .started)

@@ -1,5 +1,6 @@
 import Docker
 import Domain
+import Firewall
 import FoundationEssentials
 import Postgres
 import Runner
@@ -44,9 +45,13 @@ import TestSupport
                 let id = try await host.database.makeSandbox(of: host.tenant).id
                 try await host.wait(id, for: .started)
                 let row = try await host.database.owner.queryFirst(
-                    "SELECT effective::text AS effective, daemon_version, container_id, started_at IS NOT NULL AS began FROM sandbox_status")
+                    "SELECT effective::text AS effective, daemon_version, container_id, started_at IS NOT NULL AS began FROM sandbox_status"
+                )
                 let effective: String = try #require(row)["effective"]
-                #expect(effective.contains(#""requestedCpu": 1"#) && effective.contains(#""memoryBytes": 1073741824"#), "\(effective)")
+                #expect(
+                    effective.contains(#""requestedCpu": 1"#) && effective.contains(#""memoryBytes": 1073741824"#),
+                    "\(effective)"
+                )
                 #expect(effective.contains("diskBytes") || effective.contains("diskNote"), "\(effective)")
                 let version: String? = try #require(row)["daemon_version"]
                 #expect(version?.isEmpty == false)
@@ -94,6 +99,76 @@ import TestSupport
         }
     }
 
+    @Test func aGracefulShutdownLeavesSandboxesRunning() async throws {
+        try await TestHost.with { host in
+            var id = SandboxID.random()
+            try await host.withService(gracefully: true) {
+                id = try await host.database.makeSandbox(of: host.tenant).id
+                try await host.wait(id, for: .started)
+            }
+            #expect(try await host.container(id).state.status == .running)
+            #expect(try await host.chains() == ["\(id)"])
+        }
+    }
+
+    @Test func whatWaitsForARunnerIsClaimedWhenOneComes() async throws {
+        try await TestHost.with { host in
+            let id = try await host.database.makeSandbox(of: host.tenant).id
+            #expect(try await host.database.owner.queryFirst("SELECT FROM sandbox_placement") == nil)
+            try await host.withService { try await host.wait(id, for: .started) }
+        }
+    }
+
+    @Test func anIdleSandboxIsStopped() async throws {
+        try await TestHost.with { host in
+            try await host.withService {
+                let id = try await host.database.makeSandbox(of: host.tenant) { $0.autoStopMinutes = 1 }.id
+                try await host.wait(id, for: .started)
+                try await host.database.owner.execute(
+                    "UPDATE sandbox_activity SET last_activity_at = now() - interval '2 minutes'"
+                )
+                try await host.database.owner.execute(
+                    "UPDATE sandbox_status SET started_at = now() - interval '2 minutes'"
+                )
+                try await host.wait(id, for: .stopped)
+            }
+        }
+    }
+
+    @Test func aDeadRunnersSandboxIsTakenOverAndItsCopyDestroyedWhenItComesBack() async throws {
+        try await TestHost.with { host in
+            try await host.database.owner.execute("UPDATE region SET grace_seconds = 1")
+            var id = SandboxID.random()
+            try await host.withService {
+                id = try await host.database.makeSandbox(of: host.tenant).id
+                try await host.wait(id, for: .started)
+            }
+            try await host.withNeighbour { neighbour in
+                try await neighbour.withService {
+                    try await host.database.owner.execute(
+                        "UPDATE runner_lease SET expires_at = now() - interval '5 seconds' WHERE runner_id = \(host.runner)"
+                    )
+                    try await neighbour.eventually("the neighbour runs it") {
+                        try await neighbour.containers().count == 1
+                    }
+                    try await host.wait(id, for: .started)
+                    #expect(try await host.containers().count == 1, "the dead runner's copy is still there")
+                    try await host.withService {
+                        try await host.eventually("the stale copy is gone") {
+                            let containers = try await host.containers()
+                            let chains = try await host.chains()
+                            return containers.isEmpty && chains.isEmpty
+                        }
+                    }
+                    #expect(try await host.sandbox(id)?.state == .started)
+                    #expect(try await neighbour.container(id).labels[ContainerLabel.epoch] == "2")
+                    try await host.want(id, .destroyed)
+                    try await neighbour.waitUntilGone(id)
+                }
+            }
+        }
+    }
+
     @Test func aContainerThatIsKilledIsStartedAgain() async throws {
         try await TestHost.with { host in
             try await host.withService {
@@ -134,7 +209,9 @@ import TestSupport
                 try await host.want(id, .stopped)
                 try await host.wait(id, for: .stopped)
                 try await host.engine.startContainer(try await host.container(id).id)
-                try await host.eventually("it is stopped again") { try await host.container(id).state.status == .exited }
+                try await host.eventually("it is stopped again") {
+                    try await host.container(id).state.status == .exited
+                }
             }
         }
     }
@@ -144,10 +221,14 @@ import TestSupport
             try await host.withService {
                 let id = try await host.database.makeSandbox(of: host.tenant).id
                 try await host.wait(id, for: .started)
-                let (other, login) = try await Bootstrap(host.database.owner).createRunner(named: "other", region: host.tenant.region)
+                let (other, login) = try await Bootstrap(host.database.owner).createRunner(
+                    named: "other",
+                    region: host.tenant.region
+                )
                 await host.database.own(role: login.role)
                 try await host.database.owner.execute(
-                    "UPDATE sandbox_placement SET runner_id = \(other), epoch = epoch + 1 WHERE sandbox_id = \(id)")
+                    "UPDATE sandbox_placement SET runner_id = \(other), epoch = epoch + 1 WHERE sandbox_id = \(id)"
+                )
                 try await host.eventually("the copy is gone") {
                     let containers = try await host.containers()
                     let chains = try await host.chains()
@@ -163,10 +244,13 @@ import TestSupport
                 let id = try await host.database.makeSandbox(of: host.tenant).id
                 try await host.wait(id, for: .started)
                 let before = try await host.container(id)
-                try await host.database.owner.execute("UPDATE sandbox_placement SET epoch = epoch + 1 WHERE sandbox_id = \(id)")
+                try await host.database.owner.execute(
+                    "UPDATE sandbox_placement SET epoch = epoch + 1 WHERE sandbox_id = \(id)"
+                )
                 try await host.eventually("the new epoch runs, and alone") {
                     let containers = try await host.containers()
-                    return containers.count == 1 && containers[0].id != before.id && containers[0].labels[ContainerLabel.epoch] == "2"
+                    return containers.count == 1 && containers[0].id != before.id
+                        && containers[0].labels[ContainerLabel.epoch] == "2"
                 }
                 try await host.wait(id, for: .started)
             }
@@ -246,7 +330,9 @@ import TestSupport
                 var last: Int32 = 0
                 let killer = Task {  // Owned: cancelled below.
                     while !Task.isCancelled {
-                        if let now = try? await host.container(id), now.state.status == .running, now.state.processID != last {
+                        if let now = try? await host.container(id), now.state.status == .running,
+                            now.state.processID != last
+                        {
                             last = now.state.processID
                             try? await host.engine.killContainer(now.id)
                         }
@@ -258,7 +344,9 @@ import TestSupport
                 #expect(failed.errorReason?.contains("exit code 137") == true, "\(failed.errorReason ?? "")")
                 #expect(failed.isRecoverable)
                 killer.cancel()
-                try await host.database.owner.execute("UPDATE sandbox SET recover_count = recover_count + 1 WHERE id = \(id)")
+                try await host.database.owner.execute(
+                    "UPDATE sandbox SET recover_count = recover_count + 1 WHERE id = \(id)"
+                )
                 try await host.wait(id, for: .started)
             }
         }

@@ -5,7 +5,9 @@ import Testing
 
 /// A sandbox's world, small enough to try all of it: the engine, the kernel's rules, the row.
 private struct Model {
-    enum Phase: CaseIterable { case absent, foreign, created, createdOtherwise, running, frozen, exited, crashed, gaveUp, dead }
+    enum Phase: CaseIterable {
+        case absent, foreign, created, createdOtherwise, running, frozen, exited, crashed, gaveUp, dead
+    }
 
     var desired: AssignedSandbox
     var phase: Phase
@@ -57,8 +59,11 @@ private struct Model {
     mutating func apply(_ action: SandboxAction) {
         if phase == .foreign {
             switch action {
-            case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits: violations.append("touched a stranger's container: \(action)")
-            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .settle, .fail, .release: break
+            case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits:
+                violations.append("touched a stranger's container: \(action)")
+            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .settle, .fail,
+                .release:
+                break
             }
         }
         switch action {
@@ -142,8 +147,14 @@ private func allModels() -> [Model] {
                         let hasRun = phase != .absent && phase != .created && phase != .createdOtherwise
                         models.append(
                             Model(
-                                desired: desired, phase: phase, hasWantedLimits: bits & 16 != 0, stale: bits & 32 != 0, rules: rules,
-                                run: hasRun ? "r" : nil))
+                                desired: desired,
+                                phase: phase,
+                                hasWantedLimits: bits & 16 != 0,
+                                stale: bits & 32 != 0,
+                                rules: rules,
+                                run: hasRun ? "r" : nil
+                            )
+                        )
                     }
                 }
             }
@@ -183,9 +194,13 @@ private func allModels() -> [Model] {
                 var model = start
                 for action in plan.actions.prefix(cut) { model.apply(action) }
                 for _ in 0..<Self.passesLimit where model.placed {
-                    for action in planSandbox(desired: model.desired, observed: model.observed).actions { model.apply(action) }
+                    for action in planSandbox(desired: model.desired, observed: model.observed).actions {
+                        model.apply(action)
+                    }
                 }
-                if !model.isAtRest || !model.violations.isEmpty { failures.append("cut after \(cut): \(model.violations) from \(start)") }
+                if !model.isAtRest || !model.violations.isEmpty {
+                    failures.append("cut after \(cut): \(model.violations) from \(start)")
+                }
             }
         }
         #expect(failures.isEmpty, "\(failures.prefix(3).joined(separator: "\n"))")
@@ -207,8 +222,10 @@ private func allModels() -> [Model] {
         let plan = planSandbox(desired: desired, observed: SandboxObserved())
         #expect(
             plan.steps == [
-                [.ensureImage], [.installRules, .createContainer], [.startContainer], [.awaitDaemon], [.settle(.started)],
-            ])
+                [.ensureImage], [.installRules, .createContainer], [.startContainer], [.awaitDaemon],
+                [.settle(.started)],
+            ]
+        )
     }
 
     @Test func whatIsAsWantedIsLeftAlone() {
@@ -235,6 +252,7 @@ private func allModels() -> [Model] {
         #expect(
             planSandbox(desired: desired, observed: observed).steps == [
                 [.report(.starting), .installRules], [.awaitDaemon], [.settle(.started)],
-            ])
+            ]
+        )
     }
 }

@@ -15,7 +15,9 @@ import Testing
         return row
     }
 
-    private func container(_ row: AssignedSandbox, isRunning: Bool, id: String = "c", epoch: Int64 = 1) -> SurveyedContainer {
+    private func container(_ row: AssignedSandbox, isRunning: Bool, id: String = "c", epoch: Int64 = 1)
+        -> SurveyedContainer
+    {
         let owner = ContainerOwner(sandbox: row.id, runner: runner, epoch: epoch, slot: 1)
         return SurveyedContainer(id: id, owner: owner, isRunning: isRunning)
     }
@@ -36,7 +38,10 @@ import Testing
         let started = row(.started, .started)
         #expect(!keys(started, []).isEmpty, "its container is gone")
         #expect(!keys(started, [container(started, isRunning: false)]).isEmpty, "it does not run")
-        #expect(!keys(started, [container(started, isRunning: true, id: "other")]).isEmpty, "another container has its name")
+        #expect(
+            !keys(started, [container(started, isRunning: true, id: "other")]).isEmpty,
+            "another container has its name"
+        )
         #expect(!keys(started, [container(started, isRunning: true, epoch: 2)]).isEmpty, "of another epoch")
         let stopped = row(.stopped, .stopped)
         #expect(!keys(stopped, [container(stopped, isRunning: true)]).isEmpty, "it runs though stopped")
@@ -53,7 +58,13 @@ import Testing
     @Test func whatNoRowExplainsIsLookedAt() {
         let stranger = row(.started, .started)
         let ruled = SandboxID.random()
-        let keys = planSurvey(rows: [], containers: [container(stranger, isRunning: false)], ruled: [ruled], slice: 1, slices: 40)
+        let keys = planSurvey(
+            rows: [],
+            containers: [container(stranger, isRunning: false)],
+            ruled: [ruled],
+            slice: 1,
+            slices: 40
+        )
         #expect(keys == [stranger.id, ruled])
     }
 

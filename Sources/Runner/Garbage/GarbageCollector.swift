@@ -20,7 +20,9 @@ package struct GarbageCollector: Sendable {
             do {
                 try await collectOnce()
             } catch {
-                if !Task.isCancelled { parts.logger.warning("garbage could not be collected", metadata: ["error": "\(error)"]) }
+                if !Task.isCancelled {
+                    parts.logger.warning("garbage could not be collected", metadata: ["error": "\(error)"])
+                }
             }
         }
     }
@@ -42,7 +44,8 @@ package struct GarbageCollector: Sendable {
         do {
             try await parts.engine.removeNetwork(network.id)
             parts.logger.info("an unused network is removed", metadata: ["network.name": "\(network.name)"])
-        } catch let error as DockerError where error.status == 403 || error.kind == .conflict || error.kind == .notFound {
+        } catch let error as DockerError where error.status == 403 || error.kind == .conflict || error.kind == .notFound
+        {
             // In use by containers of the former setting; they go first.
         }
     }

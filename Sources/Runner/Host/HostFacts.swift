@@ -4,7 +4,7 @@ package import Store
 import FoundationEssentials
 
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #endif
 
 /// What this host has and can enforce, as read once at the start.
@@ -30,12 +30,17 @@ extension HostFacts {
         let diskNote = diskNote(driver: engine.storageDriver, status: engine.storageStatus)
         let gpus = gpuCount(engine)
         return HostFacts(
-            architecture: engine.architecture, processors: engine.processorCount, memoryBytes: engine.memoryBytes,
+            architecture: engine.architecture,
+            processors: engine.processorCount,
+            memoryBytes: engine.memoryBytes,
             diskBytes: fileSystemBytes(engine.dataRoot) ?? fileSystemBytes(configuration.stateDirectory) ?? 0,
-            gpus: gpus, gpuType: gpus > 0 ? gpuType() : nil, diskNote: diskNote,
+            gpus: gpus,
+            gpuType: gpus > 0 ? gpuType() : nil,
+            diskNote: diskNote,
             hasIPv6: FileManager.default.fileExists(atPath: "/proc/sys/net/ipv6/conf"),
             resolvers: configuration.resolvers.isEmpty ? hostResolvers() : configuration.resolvers,
-            engine: report(engine, configuration, diskNote: diskNote))
+            engine: report(engine, configuration, diskNote: diskNote)
+        )
     }
 
     /// Nil where the storage driver can give each container a quota.
@@ -50,16 +55,20 @@ extension HostFacts {
             let mounts = mounts ?? (try? String(contentsOfFile: "/proc/self/mounts", encoding: .utf8)) ?? ""
             let hasQuota = mounts.split(separator: "\n").contains { line in
                 let fields = line.split(separator: " ")
-                return fields.count > 3 && fields[2] == "xfs" && fields[3].split(separator: ",").contains { $0 == "prjquota" || $0 == "pquota" }
+                return fields.count > 3 && fields[2] == "xfs"
+                    && fields[3].split(separator: ",").contains { $0 == "prjquota" || $0 == "pquota" }
             }
             return hasQuota ? nil : "not enforced: overlay2 on xfs needs the mount option pquota"
         default:
-            return "not enforced: the storage driver \(driver) has no quota; use btrfs, zfs, or overlay2 on xfs with pquota"
+            return
+                "not enforced: the storage driver \(driver) has no quota; use btrfs, zfs, or overlay2 on xfs with pquota"
         }
     }
 
     private static func report(
-        _ engine: EngineInformation, _ configuration: RunnerConfiguration, diskNote: String?
+        _ engine: EngineInformation,
+        _ configuration: RunnerConfiguration,
+        diskNote: String?
     ) -> EngineReport {
         var report = EngineReport()
         report.serverVersion = engine.serverVersion
@@ -77,9 +86,13 @@ extension HostFacts {
     private static func warnings(_ engine: EngineInformation, diskNote: String?) -> [String] {
         var warnings: [String] = []
         if let diskNote { warnings.append("disk limits of sandboxes are \(diskNote)") }
-        if !engine.liveRestoreEnabled { warnings.append("live-restore is off: a restart of Docker restarts every sandbox") }
+        if !engine.liveRestoreEnabled {
+            warnings.append("live-restore is off: a restart of Docker restarts every sandbox")
+        }
         if !engine.supportsMemoryLimit { warnings.append("the kernel has no memory limit for containers") }
-        if !engine.supportsSwapLimit { warnings.append("the kernel has no swap limit: memory limits may be passed by swapping") }
+        if !engine.supportsSwapLimit {
+            warnings.append("the kernel has no swap limit: memory limits may be passed by swapping")
+        }
         if !engine.supportsPidsLimit { warnings.append("the kernel has no limit of processes for containers") }
         if !engine.supportsCPUQuota { warnings.append("the kernel has no CPU quota for containers") }
         if !engine.securityOptions.contains(where: { $0.hasPrefix("name=seccomp") }) {
@@ -133,7 +146,12 @@ extension HostFacts {
             guard words.count >= 2, words[0] == "nameserver" else { return nil }
             return try? IPv4Address(parsing: words[1])
         }
-        return Array(addresses.filter { $0.rawValue >> 24 != 127 && $0.rawValue != 0 }.prefix(resolversLimit))
+        return Array(addresses.filter(isReachable).prefix(resolversLimit))
+    }
+
+    /// Not the host's loopback, and not link-local, which the firewall never opens (a cloud's metadata is there).
+    private static func isReachable(_ address: IPv4Address) -> Bool {
+        address.rawValue != 0 && address.rawValue >> 24 != 127 && address.rawValue >> 16 != 0xA9FE
     }
 }
 
@@ -143,11 +161,15 @@ extension HostFacts {
 
     package func registration(_ configuration: RunnerConfiguration, slots: Int) -> RunnerRegistration {
         var its = RunnerRegistration(
-            version: configuration.version, protocolVersion: RunnerService.protocolVersion, architecture: architecture)
+            version: configuration.version,
+            protocolVersion: RunnerService.protocolVersion,
+            architecture: architecture
+        )
         its.labels = configuration.labels
         its.cpuCapacity = configuration.cpuCapacity ?? Int(Double(processors) * configuration.overcommit.cpu)
         its.memoryCapacityGib =
-            configuration.memoryCapacityGib ?? Int(Double(memoryBytes) / Double(Self.gib) * configuration.overcommit.memory)
+            configuration.memoryCapacityGib
+            ?? Int(Double(memoryBytes) / Double(Self.gib) * configuration.overcommit.memory)
         its.diskCapacityGib =
             configuration.diskCapacityGib ?? Int(Double(diskBytes) / Double(Self.gib) * configuration.overcommit.disk)
         its.gpuCapacity = gpus

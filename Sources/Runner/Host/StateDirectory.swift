@@ -2,7 +2,7 @@ import Crypto
 import FoundationEssentials
 
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #endif
 
 /// The runner's own directory: what must survive its restart.
@@ -17,7 +17,9 @@ package struct StateDirectory: Sendable {
     package init(_ path: String) throws {
         self.path = path
         try? FileManager.default.createDirectory(
-            at: URL(filePath: path).deletingLastPathComponent(), withIntermediateDirectories: true)
+            at: URL(filePath: path).deletingLastPathComponent(),
+            withIntermediateDirectories: true
+        )
         try Self.make(path, mode: 0o700)
     }
 
@@ -26,7 +28,10 @@ package struct StateDirectory: Sendable {
         let file = path + "/ingress.secret"
         if let bytes = try Self.readIfPresent(file) {
             guard bytes.count >= 32 else {
-                throw RunnerError(.stateDirectory, "\(file) has \(bytes.count) bytes instead of 32; remove it to have a new one made")
+                throw RunnerError(
+                    .stateDirectory,
+                    "\(file) has \(bytes.count) bytes instead of 32; remove it to have a new one made"
+                )
             }
             return bytes
         }
@@ -42,7 +47,8 @@ package struct StateDirectory: Sendable {
         guard input >= 0 else {
             throw RunnerError(
                 .misconfigured,
-                "the daemon \(source) cannot be read (\(Self.trouble)); set the daemon's path to the static martlet-daemon")
+                "the daemon \(source) cannot be read (\(Self.trouble)); set the daemon's path to the static martlet-daemon"
+            )
         }
         defer { close(input) }
         let hash = String(try Self.hash(of: input, source).prefix(16))

@@ -37,7 +37,9 @@ package struct LeaseKeeper: Sendable {
                 isLost = false
             } catch {
                 if Task.isCancelled { return }
-                if !isLost { logger.warning("lease cannot be renewed; sandboxes go on running", metadata: ["error": "\(error)"]) }
+                if !isLost {
+                    logger.warning("lease cannot be renewed; sandboxes go on running", metadata: ["error": "\(error)"])
+                }
                 isLost = true
             }
         }

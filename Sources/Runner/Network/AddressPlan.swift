@@ -10,7 +10,9 @@ package struct AddressPlan: Sendable, Hashable {
     package init(subnet: IPv4Range) throws {
         guard (2...29).contains(subnet.prefixLength) else {
             throw RunnerError(
-                .misconfigured, "the sandbox subnet \(subnet) is not between /2 and /29; give one such as 10.88.0.0/16")
+                .misconfigured,
+                "the sandbox subnet \(subnet) is not between /2 and /29; give one such as 10.88.0.0/16"
+            )
         }
         self.subnet = subnet
         // Without the network's, the bridge's and the broadcast address.
@@ -23,7 +25,9 @@ package struct AddressPlan: Sendable, Hashable {
     package func address(ofSlot slot: Int) throws -> IPv4Address {
         guard (1...slots).contains(slot) else {
             throw RunnerError(
-                .noAddress, "slot \(slot) has no address: the sandbox subnet \(subnet) has \(slots); give the runner a larger subnet")
+                .noAddress,
+                "slot \(slot) has no address: the sandbox subnet \(subnet) has \(slots); give the runner a larger subnet"
+            )
         }
         return IPv4Address(rawValue: subnet.address.rawValue + 1 + UInt32(slot))
     }

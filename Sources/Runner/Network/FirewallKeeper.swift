@@ -69,7 +69,9 @@ package final class FirewallKeeper: Sendable {
         try state.withLock { state in
             if let holder = state.entries.first(where: { $0.key != key && $0.value.slot == rules.slot })?.key {
                 throw RunnerError(
-                    .addressHeld, "address \(rules.address) still belongs to \(holder), which is being removed; it is tried again")
+                    .addressHeld,
+                    "address \(rules.address) still belongs to \(holder), which is being removed; it is tried again"
+                )
             }
             state.entries[key] = rules
         }
@@ -82,7 +84,8 @@ package final class FirewallKeeper: Sendable {
         let hadAny = state.withLock { state in
             let keys = state.entries.keys.filter { $0.sandbox == sandbox && (epoch == nil || $0.epoch == epoch) }
             for key in keys { state.entries[key] = nil }
-            return !keys.isEmpty || state.applied.keys.contains { $0.sandbox == sandbox && (epoch == nil || $0.epoch == epoch) }
+            return !keys.isEmpty
+                || state.applied.keys.contains { $0.sandbox == sandbox && (epoch == nil || $0.epoch == epoch) }
         }
         if hadAny { try await nextApplication() }
     }

@@ -33,8 +33,13 @@ package struct SandboxNetwork: Sendable {
 
     private var wanted: NetworkSpecification {
         NetworkSpecification(
-            name: name, bridgeName: name, subnet: "\(addresses.subnet)", gateway: "\(addresses.gateway)",
-            labels: [ContainerLabel.runner: "\(runner)", ContainerLabel.bridge: name], allowsInterContainerTraffic: false)
+            name: name,
+            bridgeName: name,
+            subnet: "\(addresses.subnet)",
+            gateway: "\(addresses.gateway)",
+            labels: [ContainerLabel.runner: "\(runner)", ContainerLabel.bridge: name],
+            allowsInterContainerTraffic: false
+        )
     }
 
     private func isWanted(_ found: NetworkInspection) -> Bool {
@@ -48,15 +53,20 @@ package struct SandboxNetwork: Sendable {
         guard found.labels[ContainerLabel.runner] == "\(runner)" else {
             throw RunnerError(
                 .misconfigured,
-                "the Docker network \(name) exists and is not of this runner; remove it, or give the runner another bridge name")
+                "the Docker network \(name) exists and is not of this runner; remove it, or give the runner another bridge name"
+            )
         }
         guard found.containers.isEmpty else {
             throw RunnerError(
                 .misconfigured,
                 "the Docker network \(name) has subnet \(found.subnets.map(\.subnet).joined(separator: ",")) and \(found.containers.count) "
-                    + "running sandboxes, but \(addresses.subnet) is configured; restore the old subnet, or stop the sandboxes first")
+                    + "running sandboxes, but \(addresses.subnet) is configured; restore the old subnet, or stop the sandboxes first"
+            )
         }
-        logger.notice("network is made anew", metadata: ["network.name": "\(name)", "network.subnet": "\(addresses.subnet)"])
+        logger.notice(
+            "network is made anew",
+            metadata: ["network.name": "\(name)", "network.subnet": "\(addresses.subnet)"]
+        )
         try await engine.removeNetwork(found.id)
         try await create()
     }

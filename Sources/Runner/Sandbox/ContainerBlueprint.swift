@@ -16,7 +16,12 @@ package struct ContainerBlueprint: Sendable {
     package var runtime: String?
 
     package init(
-        runner: RunnerID, network: String, addresses: AddressPlan, daemon: DaemonCopy, host: HostFacts, limits: SandboxLimits,
+        runner: RunnerID,
+        network: String,
+        addresses: AddressPlan,
+        daemon: DaemonCopy,
+        host: HostFacts,
+        limits: SandboxLimits,
         runtime: String?
     ) {
         self.runner = runner
@@ -51,7 +56,8 @@ extension ContainerBlueprint {
         if host.hasIPv6 { its.sysctls = ["net.ipv6.conf.all.disable_ipv6": "1"] }
         if sandbox.gpu > 0 { its.gpus = .count(sandbox.gpu) }
         its.runtime = runtime
-        its.labels = ContainerOwner(sandbox: sandbox.id, runner: runner, epoch: sandbox.epoch, slot: sandbox.slot).labels
+        its.labels =
+            ContainerOwner(sandbox: sandbox.id, runner: runner, epoch: sandbox.epoch, slot: sandbox.slot).labels
         its.labels[ContainerLabel.image] = sandbox.image
         its.labels[ContainerLabel.daemon] = daemon.hash
         its.labels[ContainerLabel.shape] = shape(of: sandbox)
@@ -65,10 +71,13 @@ extension ContainerBlueprint {
 
     private func environment(of sandbox: AssignedSandbox) -> [String] {
         var own = [
-            "\(Self.reservedPrefix)DAEMON_TOKEN=\(sandbox.toolboxToken)", "\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)",
+            "\(Self.reservedPrefix)DAEMON_TOKEN=\(sandbox.toolboxToken)",
+            "\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)",
         ]
         if host.diskNote == nil { own.append("\(Self.reservedPrefix)DISK_BYTES=\(Int64(sandbox.diskGib) * Self.gib)") }
-        let users = sandbox.env.filter { !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=") }
+        let users = sandbox.env.filter {
+            !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=")
+        }
         return users.map { "\($0.key)=\($0.value)" }.sorted() + own
     }
 
@@ -91,12 +100,16 @@ extension ContainerBlueprint {
     /// What package managers and servers running as root need. No raw sockets, no devices, no kernel audit (sudo's PAM writes
     /// there, so it is added where sudo is allowed).
     static let capabilities: Set<Capability> = [
-        .chown, .dacOverride, .fowner, .fsetid, .kill, .netBindService, .setfcap, .setgid, .setpcap, .setuid, .sysChroot,
+        .chown, .dacOverride, .fowner, .fsetid, .kill, .netBindService, .setfcap, .setgid, .setpcap, .setuid,
+        .sysChroot,
     ]
 
     /// A hash of what cannot be changed on a container once made.
     package func shape(of sandbox: AssignedSandbox) -> String {
-        var text = [sandbox.image, sandbox.osUser ?? "", "\(sandbox.allowsSudo)", "\(sandbox.slot)", "\(sandbox.gpu)", network, daemon.hash]
+        var text = [
+            sandbox.image, sandbox.osUser ?? "", "\(sandbox.allowsSudo)", "\(sandbox.slot)", "\(sandbox.gpu)", network,
+            daemon.hash,
+        ]
         text += [runtime ?? "", "\(host.hasIPv6)", sandbox.toolboxToken] + host.resolvers.map { "\($0)" }
         text += sandbox.entrypoint ?? ["\u{0}image"]
         text += sandbox.env.map { "\($0.key)=\($0.value)" }.sorted()
@@ -108,15 +121,23 @@ extension ContainerBlueprint {
     /// outside of the subnet.
     package func firewall(of sandbox: AssignedSandbox) throws -> SandboxFirewall {
         SandboxFirewall(
-            slot: sandbox.slot, sandbox: "\(sandbox.id)", epoch: sandbox.epoch, address: try addresses.address(ofSlot: sandbox.slot),
-            egress: try EgressPolicy(blockAll: sandbox.networkBlockAll, allowList: sandbox.networkAllowList))
+            slot: sandbox.slot,
+            sandbox: "\(sandbox.id)",
+            epoch: sandbox.epoch,
+            address: try addresses.address(ofSlot: sandbox.slot),
+            egress: try EgressPolicy(blockAll: sandbox.networkBlockAll, allowList: sandbox.networkAllowList)
+        )
     }
 
     /// The rules of a container that no row explains: nothing goes out.
     package func firewall(ofUnexplained owner: ContainerOwner) throws -> SandboxFirewall {
         SandboxFirewall(
-            slot: owner.slot, sandbox: "\(owner.sandbox)", epoch: owner.epoch, address: try addresses.address(ofSlot: owner.slot),
-            egress: .blockAll)
+            slot: owner.slot,
+            sandbox: "\(owner.sandbox)",
+            epoch: owner.epoch,
+            address: try addresses.address(ofSlot: owner.slot),
+            egress: .blockAll
+        )
     }
 }
 
@@ -124,12 +145,16 @@ extension ContainerBlueprint {
 extension ContainerBlueprint {
     package func wantedLimits(of sandbox: AssignedSandbox) -> ResourceUpdate {
         ResourceUpdate(
-            memoryBytes: Int64(sandbox.memoryGib) * Self.gib, nanoCPUs: Int64(sandbox.cpu) * 1_000_000_000, pidsLimit: limits.pids)
+            memoryBytes: Int64(sandbox.memoryGib) * Self.gib,
+            nanoCPUs: Int64(sandbox.cpu) * 1_000_000_000,
+            pidsLimit: limits.pids
+        )
     }
 
     package func hasWantedLimits(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> Bool {
         let wanted = wantedLimits(of: sandbox)
-        return found.memoryBytes == wanted.memoryBytes && found.nanoCPUs == wanted.nanoCPUs && found.pidsLimit == wanted.pidsLimit
+        return found.memoryBytes == wanted.memoryBytes && found.nanoCPUs == wanted.nanoCPUs
+            && found.pidsLimit == wanted.pidsLimit
     }
 
     /// What is in force, beside what was asked for.
@@ -147,8 +172,11 @@ extension ContainerBlueprint {
     }
 
     private func diskNote(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> String? {
-        guard let quota = found.diskQuotaBytes else { return host.diskNote ?? "not enforced: the container was made without a quota" }
+        guard let quota = found.diskQuotaBytes else {
+            return host.diskNote ?? "not enforced: the container was made without a quota"
+        }
         guard quota != Int64(sandbox.diskGib) * Self.gib else { return nil }
-        return "a disk quota is fixed when the container is made: \(quota / Self.gib) GiB; make a new sandbox to change it"
+        return
+            "a disk quota is fixed when the container is made: \(quota / Self.gib) GiB; make a new sandbox to change it"
     }
 }

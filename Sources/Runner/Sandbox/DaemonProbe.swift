@@ -38,7 +38,8 @@ struct DaemonProbe: Sendable {
             timeout.cancel()
             channel.close(promise: nil)
         }
-        let request = "GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\nConnection: close\r\n\r\n"
+        let request =
+            "GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\nConnection: close\r\n\r\n"
         try await channel.writeAndFlush(ByteBuffer(string: request))
         return try Self.version(in: try await answer.futureResult.get())
     }
@@ -49,7 +50,10 @@ struct DaemonProbe: Sendable {
         let text = String(buffer: answer)
         let status = text.split(separator: " ", maxSplits: 2).dropFirst().first ?? ""
         guard status == "200" else {
-            throw RunnerError(.daemonSilent, "port \(port) in the sandbox answers with status '\(status.prefix(20))' instead of the daemon")
+            throw RunnerError(
+                .daemonSilent,
+                "port \(port) in the sandbox answers with status '\(status.prefix(20))' instead of the daemon"
+            )
         }
         guard let start = text.firstIndex(of: "{"), let end = text.lastIndex(of: "}"),
             let body = try? JSONDecoder().decode(Body.self, from: Data(text[start...end].utf8))

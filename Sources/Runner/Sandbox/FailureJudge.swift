@@ -32,23 +32,31 @@ private func judgeEngine(_ error: DockerError, _ attempts: Int) -> FailureFate {
         .retry
     case .noSpace:
         .settle(
-            reason: "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then start again",
-            recoverable: true)
+            reason:
+                "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then start again",
+            recoverable: true
+        )
     case .badRequest:
         .settle(reason: "\(error)", recoverable: false)
     case .notFound, .conflict, .server:
-        attempts < failuresLimit ? .retry : .settle(reason: "\(error) (tried \(attempts) times); start again to retry", recoverable: true)
+        attempts < failuresLimit
+            ? .retry : .settle(reason: "\(error) (tried \(attempts) times); start again to retry", recoverable: true)
     }
 }
 
 private func judgeFirewall(_ error: FirewallError, _ attempts: Int) -> FailureFate {
     if !error.isRetryable {
-        return .settle(reason: "the network policy cannot be enforced: \(error.message); change it and start again", recoverable: true)
+        return .settle(
+            reason: "the network policy cannot be enforced: \(error.message); change it and start again",
+            recoverable: true
+        )
     }
     guard attempts >= failuresLimit else { return .retry }
     return .settle(
-        reason: "the network rules could not be installed (tried \(attempts) times), so the sandbox was not started: \(error.message)",
-        recoverable: true)
+        reason:
+            "the network rules could not be installed (tried \(attempts) times), so the sandbox was not started: \(error.message)",
+        recoverable: true
+    )
 }
 
 private func judgeOwn(_ error: RunnerError, _ attempts: Int) -> FailureFate {

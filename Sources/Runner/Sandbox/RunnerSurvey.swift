@@ -26,7 +26,11 @@ package struct SurveyedContainer: Sendable, Hashable {
 ///   - slice: looks closer at one of `slices` parts of the sandboxes, so that in time each is looked at; nil looks at all
 ///     that run.
 package func planSurvey(
-    rows: [AssignedSandbox], containers: [SurveyedContainer], ruled: Set<SandboxID>, slice: Int?, slices: Int
+    rows: [AssignedSandbox],
+    containers: [SurveyedContainer],
+    ruled: Set<SandboxID>,
+    slice: Int?,
+    slices: Int
 ) -> Set<SandboxID> {
     let byOwner = Dictionary(grouping: containers) { $0.owner.sandbox }
     var keys: Set<SandboxID> = []
@@ -95,8 +99,12 @@ package actor RunnerSurvey {
         try await parts.network.ensure()
         turn += 1
         let keys = planSurvey(
-            rows: rows, containers: containers, ruled: Set(parts.firewall.keys.map(\.sandbox)),
-            slice: isDeep ? nil : turn % Self.slices, slices: Self.slices)
+            rows: rows,
+            containers: containers,
+            ruled: Set(parts.firewall.keys.map(\.sandbox)),
+            slice: isDeep ? nil : turn % Self.slices,
+            slices: Self.slices
+        )
         return Array(keys)
     }
 
@@ -110,7 +118,8 @@ package actor RunnerSurvey {
     }
 
     private func containers() async throws -> [SurveyedContainer] {
-        try await parts.engine.listContainers(labels: [ContainerLabel.runner: "\(parts.identity)"]).compactMap { summary in
+        try await parts.engine.listContainers(labels: [ContainerLabel.runner: "\(parts.identity)"]).compactMap {
+            summary in
             ContainerOwner(labels: summary.labels).map {
                 SurveyedContainer(id: summary.id, owner: $0, isRunning: summary.status.holdsProcesses)
             }
@@ -118,13 +127,16 @@ package actor RunnerSurvey {
     }
 
     /// Every container that is there has rules: its row's, or, where no row explains it, such as let nothing out.
-    private func rules(of containers: [SurveyedContainer], _ rows: [AssignedSandbox]) -> [PlacementKey: SandboxFirewall] {
+    private func rules(of containers: [SurveyedContainer], _ rows: [AssignedSandbox]) -> [PlacementKey: SandboxFirewall]
+    {
         let byID = Dictionary(rows.map { ($0.id, $0) }) { first, _ in first }
         var rules: [PlacementKey: SandboxFirewall] = [:]
         for container in containers {
             let owner = container.owner
             let row = byID[owner.sandbox].flatMap { $0.epoch == owner.epoch ? $0 : nil }
-            let wanted = row.flatMap { try? parts.blueprint.firewall(of: $0) } ?? (try? parts.blueprint.firewall(ofUnexplained: owner))
+            let wanted =
+                row.flatMap { try? parts.blueprint.firewall(of: $0) }
+                ?? (try? parts.blueprint.firewall(ofUnexplained: owner))
             if let wanted { rules[PlacementKey(owner.sandbox, epoch: owner.epoch)] = wanted }
         }
         return rules

@@ -31,18 +31,32 @@ struct SandboxApplier: Sendable {
         for step in plan.steps { findings.take(try await run(step, desired, findings)) }
     }
 
-    /// The actions of a step run together; all have ended when this returns or throws.
+    /// The actions of a step run together. One that fails does not cut off the others: a request that is cut may still be done
+    /// by the engine after the pass, where nobody expects it. All have ended when this returns or throws.
     private func run(_ step: [SandboxAction], _ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
         if step.count == 1 { return try await perform(step[0], desired, known) }
-        return try await withThrowingTaskGroup(of: Findings.self) { group in
-            for action in step { group.addTask { try await self.perform(action, desired, known) } }
-            var learned = Findings()
-            for try await findings in group { learned.take(findings) }
-            return learned
+        let results = await withTaskGroup(of: Result<Findings, any Error>.self) { group in
+            for action in step { group.addTask { await self.attempt(action, desired, known) } }
+            return await group.reduce(into: []) { $0.append($1) }
+        }
+        var learned = Findings()
+        for result in results { learned.take(try result.get()) }
+        return learned
+    }
+
+    private func attempt(_ action: SandboxAction, _ desired: AssignedSandbox, _ known: Findings) async -> Result<
+        Findings, any Error
+    > {
+        do {
+            return .success(try await perform(action, desired, known))
+        } catch {
+            return .failure(error)
         }
     }
 
-    private func perform(_ action: SandboxAction, _ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
+    private func perform(_ action: SandboxAction, _ desired: AssignedSandbox, _ known: Findings) async throws
+        -> Findings
+    {
         try await FaultPoint.hit("before-\(action.name)")
         let learned = try await act(action, desired, known)
         try await FaultPoint.hit("after-\(action.name)")
@@ -75,7 +89,8 @@ struct SandboxApplier: Sendable {
             switch action {
             case .removeStale(let stale): try await removeStale(stale, of: id)
             case .removeRules: try await parts.firewall.remove(id)
-            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .updateLimits, .stopContainer,
+            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .updateLimits,
+                .stopContainer,
                 .removeContainer, .settle, .fail, .release:
                 preconditionFailure("an unplaced sandbox is never given \(action.name)")
             }
@@ -139,7 +154,10 @@ struct SandboxApplier: Sendable {
             return Findings(image: try await parts.engine.inspectImage(desired.image))
         } catch let error as DockerError where error.kind == .notFound {
             guard !desired.image.hasPrefix("sha256:") else {
-                throw RunnerError(.noImage, "the image \(desired.image) is not on this host, and an image id cannot be pulled; use a name with a registry")
+                throw RunnerError(
+                    .noImage,
+                    "the image \(desired.image) is not on this host, and an image id cannot be pulled; use a name with a registry"
+                )
             }
             try fetch(desired)
             try await reportPulling(desired)
@@ -151,14 +169,20 @@ struct SandboxApplier: Sendable {
         do {
             try parts.puller.fetch(desired.image, for: desired.id)
         } catch let error as DockerError where error.kind == .notFound || error.kind == .badRequest {
-            throw RunnerError(.noImage, "the image \(desired.image) is not on this host and cannot be pulled: \(error.message); correct its name, or log in to its registry")
+            throw RunnerError(
+                .noImage,
+                "the image \(desired.image) is not on this host and cannot be pulled: \(error.message); correct its name, or log in to its registry"
+            )
         }
     }
 
     private func reportPulling(_ desired: AssignedSandbox) async throws {
         guard desired.reported.state != .pullingSnapshot else { return }
         if !desired.reported.state.mayBecome(.pullingSnapshot) {
-            try await report(SandboxReport(desired.reported.state.mayBecome(.creating) ? .creating : .starting), desired)
+            try await report(
+                SandboxReport(desired.reported.state.mayBecome(.creating) ? .creating : .starting),
+                desired
+            )
         }
         try await report(SandboxReport(.pullingSnapshot), desired)
     }
@@ -207,7 +231,9 @@ struct SandboxApplier: Sendable {
         var learned = Findings()
         do {
             try await parts.engine.updateContainer(id, parts.blueprint.wantedLimits(of: desired))
-        } catch let error as DockerError where error.kind == .badRequest || error.kind == .server || error.kind == .conflict {
+        } catch let error as DockerError
+            where error.kind == .badRequest || error.kind == .server || error.kind == .conflict
+        {
             learned.limitsNote = "the engine refused the new limits, the old ones stay in force: \(error.message)"
             parts.logger.warning("limits refused", metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"])
         }
@@ -318,17 +344,23 @@ struct SandboxApplier: Sendable {
         let found = try await inspect(desired)
         if let run = found.run { parts.crashes.noteRun(run, of: desired.id) }
         guard found.state.status == .running else {
-            throw RunnerError(.endedWhileStarting, "container \(found.id) is \(found.state.status.rawValue), exit code \(found.state.exitCode)")
+            throw RunnerError(
+                .endedWhileStarting,
+                "container \(found.id) is \(found.state.status.rawValue), exit code \(found.state.exitCode)"
+            )
         }
         return found
     }
 
-    private func silence(_ desired: AssignedSandbox, _ container: ContainerInspection, _ last: any Error) async -> RunnerError {
+    private func silence(_ desired: AssignedSandbox, _ container: ContainerInspection, _ last: any Error) async
+        -> RunnerError
+    {
         let tail = await SandboxObserver(parts: parts).logTail(container.id)
         return RunnerError(
             .daemonSilent,
             "the sandbox's daemon did not answer within \(parts.pace.daemonDeadline.components.seconds) s of its start: \(last)\(tail); "
-                + "look whether the image's entrypoint takes port \(DaemonProbe.port), then start it again")
+                + "look whether the image's entrypoint takes port \(DaemonProbe.port), then start it again"
+        )
     }
 }
 

@@ -14,7 +14,9 @@ struct SandboxObserver: Sendable {
         let container = try await inspect(key)
         var observed = SandboxObserved()
         // The first epoch has none before it.
-        if desired.epoch > 1 { observed.stale = try await containers(of: desired.id).filter { $0.epoch != desired.epoch } }
+        if desired.epoch > 1 {
+            observed.stale = try await containers(of: desired.id).filter { $0.epoch != desired.epoch }
+        }
         observed.rules = parts.firewall.observation(of: key, wanted: try? parts.blueprint.firewall(of: desired))
         if let container { observed.container = try await classify(container, desired) }
         return (observed, container)
@@ -52,8 +54,11 @@ struct SandboxObserver: Sendable {
         return owner.sandbox == key.sandbox && owner.epoch == key.epoch && owner.runner == parts.identity
     }
 
-    private func classify(_ found: ContainerInspection, _ desired: AssignedSandbox) async throws -> ContainerObservation {
-        guard isOurs(found.labels, PlacementKey(desired.id, epoch: desired.epoch)) else { return .foreign(id: found.id) }
+    private func classify(_ found: ContainerInspection, _ desired: AssignedSandbox) async throws -> ContainerObservation
+    {
+        guard isOurs(found.labels, PlacementKey(desired.id, epoch: desired.epoch)) else {
+            return .foreign(id: found.id)
+        }
         var facts = ContainerFacts(id: found.id, run: found.run)
         facts.hasWantedLimits = hasWantedLimits(found, desired)
         facts.hasWantedShape = found.labels[ContainerLabel.shape] == parts.blueprint.shape(of: desired)
@@ -75,10 +80,13 @@ struct SandboxObserver: Sendable {
     // MARK: - Ends
 
     /// A run ended by itself if it was reported as running, or if this process saw it begin and nobody wished it to end.
-    private func verdict(_ found: ContainerInspection, _ desired: AssignedSandbox) async throws -> ContainerEnd.Verdict {
+    private func verdict(_ found: ContainerInspection, _ desired: AssignedSandbox) async throws -> ContainerEnd.Verdict
+    {
         guard desired.desired == .started, let run = found.run, isUnexpected(run, desired) else { return .expected }
         if found.state.isOOMKilled { return .giveUp(reason: Self.memoryReason(desired)) }
-        if let pause = parts.crashes.pause(afterEndOf: run, of: desired.id, now: parts.now()) { return .restart(after: pause) }
+        if let pause = parts.crashes.pause(afterEndOf: run, of: desired.id, now: parts.now()) {
+            return .restart(after: pause)
+        }
         return .giveUp(reason: await crashReason(found))
     }
 
@@ -100,7 +108,8 @@ struct SandboxObserver: Sendable {
         let minutes = CrashLedger.window.components.seconds / 60
         let trouble = found.state.error.isEmpty ? "" : " (\(found.state.error))"
         let count = "the sandbox ended by itself \(CrashLedger.restartsLimit + 1) times within \(minutes) minutes"
-        return "\(count); last exit code \(found.state.exitCode)\(trouble)\(tail); look at its entrypoint, then start it again"
+        return
+            "\(count); last exit code \(found.state.exitCode)\(trouble)\(tail); look at its entrypoint, then start it again"
     }
 
     /// The last lines that the container printed, for a reason; empty when there are none.

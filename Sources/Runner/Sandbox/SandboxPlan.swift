@@ -92,7 +92,9 @@ private func planStopped(_ desired: AssignedSandbox, _ observed: SandboxObserved
         if observed.rules != .current { plan.then(.installRules) }
         if !facts.hasWantedLimits { plan.adjustLimits(desired) }
     case .running, .frozen:
-        if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping { plan.then(.report(.stopping)) }
+        if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping {
+            plan.then(.report(.stopping))
+        }
         plan.then(.stopContainer(force: desired.forceStop || desired.hasFailed))
     case .unusable:
         plan.then(.removeContainer)
@@ -145,10 +147,14 @@ private func planFailed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) 
 }
 
 private func planRunning(
-    _ desired: AssignedSandbox, _ observed: SandboxObserved, _ facts: ContainerFacts, _ plan: inout SandboxPlan
+    _ desired: AssignedSandbox,
+    _ observed: SandboxObserved,
+    _ facts: ContainerFacts,
+    _ plan: inout SandboxPlan
 ) {
     let reported = desired.reported
-    let isKnownRun = reported.containerID == facts.id && reported.effective.run != nil && reported.effective.run == facts.run
+    let isKnownRun =
+        reported.containerID == facts.id && reported.effective.run != nil && reported.effective.run == facts.run
     guard isKnownRun, reported.state == .started || reported.state == .resizing else {
         var first = plan.startingReport(desired) + [.installRules]
         if !facts.hasWantedLimits { first.append(.updateLimits) }

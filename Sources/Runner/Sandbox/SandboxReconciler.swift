@@ -43,7 +43,10 @@ package struct SandboxReconciler: Sendable {
         if let pause = parts.holdings.pause(beforeRemoving: id, now: parts.now()) { return .recheck(after: pause) }
         // The last look before the only act that cannot be undone.
         guard try await parts.queries.sandbox(id) == nil else { return .recheck(after: .zero) }
-        parts.logger.notice("sandbox is not placed here any more; what is left of it is removed", metadata: ["sandbox.id": "\(id)"])
+        parts.logger.notice(
+            "sandbox is not placed here any more; what is left of it is removed",
+            metadata: ["sandbox.id": "\(id)"]
+        )
         try await applier.clear(plan, of: id)
         parts.forget(id)
         return .settled
@@ -62,7 +65,9 @@ package struct SandboxReconciler: Sendable {
             throw error
         case .settle(let reason, let recoverable):
             parts.logger.warning(
-                "sandbox failed", metadata: ["sandbox.id": "\(desired.id)", "sandbox.reason": "\(reason)", "error": "\(error)"])
+                "sandbox failed",
+                metadata: ["sandbox.id": "\(desired.id)", "sandbox.reason": "\(reason)", "error": "\(error)"]
+            )
             try await applier.fail(desired, reason: reason, recoverable: recoverable)
             // What still runs is stopped by the next pass.
             return .recheck(after: .zero)

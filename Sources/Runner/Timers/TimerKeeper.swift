@@ -56,7 +56,9 @@ package struct TimerKeeper: Sendable {
         do {
             try await body()
         } catch {
-            if !Task.isCancelled { logger.warning("a timer's turn failed", metadata: ["timer.name": "\(what)", "error": "\(error)"]) }
+            if !Task.isCancelled {
+                logger.warning("a timer's turn failed", metadata: ["timer.name": "\(what)", "error": "\(error)"])
+            }
         }
     }
 }

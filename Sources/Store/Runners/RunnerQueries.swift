@@ -11,7 +11,9 @@ package struct RunnerQueries: Sendable {
 
     /// Whose login this is; nil if no runner's.
     package func identity() async throws -> RunnerIdentity? {
-        try await client.queryFirst("SELECT id, name, region_id FROM runner WHERE id = current_runner()").map(RunnerIdentity.init)
+        try await client.queryFirst("SELECT id, name, region_id FROM runner WHERE id = current_runner()").map(
+            RunnerIdentity.init
+        )
     }
 
     package func register(_ registration: RunnerRegistration) async throws {
@@ -43,8 +45,11 @@ package struct RunnerQueries: Sendable {
         try await client.execute(
             """
             INSERT INTO runner_image (runner_id, image) SELECT \(runner), unnest(\(images)::text[]) ON CONFLICT DO NOTHING
-            """)
-        try await client.execute("DELETE FROM runner_image WHERE runner_id = \(runner) AND image <> ALL (\(images)::text[])")
+            """
+        )
+        try await client.execute(
+            "DELETE FROM runner_image WHERE runner_id = \(runner) AND image <> ALL (\(images)::text[])"
+        )
     }
 
     private static func registering(_ its: RunnerRegistration) -> SQL {
@@ -61,7 +66,9 @@ package struct RunnerQueries: Sendable {
 extension RunnerQueries {
     /// The sandbox if it is placed on this runner. The login must be this runner's (``identity()``): anybody else sees nothing.
     package func sandbox(_ id: SandboxID) async throws -> AssignedSandbox? {
-        try await client.queryFirst("SELECT \(AssignedSandbox.columns) FROM my_sandbox WHERE id = \(id)").map(AssignedSandbox.init)
+        try await client.queryFirst("SELECT \(AssignedSandbox.columns) FROM my_sandbox WHERE id = \(id)").map(
+            AssignedSandbox.init
+        )
     }
 
     /// Every sandbox placed on this runner.
@@ -76,6 +83,7 @@ extension RunnerQueries {
 
     /// Nothing of the sandbox is left on this host: its booking and its address are free. False when it was not held.
     package func release(_ sandbox: SandboxID, epoch: Int64) async throws -> Bool {
-        try await client.queryFirst("SELECT release(\(sandbox), \(epoch)) AS released").map { try $0["released"] } ?? false
+        try await client.queryFirst("SELECT release(\(sandbox), \(epoch)) AS released").map { try $0["released"] }
+            ?? false
     }
 }

@@ -41,7 +41,9 @@ final class EngineGate: Sendable {
         return ClientBootstrap(group: client.eventLoop)
             .channelOption(.allowRemoteHalfClosure, value: true)
             .channelInitializer { server in
-                server.eventLoop.makeCompletedFuture { try server.pipeline.syncOperations.addHandler(Relay(to: client)) }
+                server.eventLoop.makeCompletedFuture {
+                    try server.pipeline.syncOperations.addHandler(Relay(to: client))
+                }
             }
             .connect(unixDomainSocketPath: engine.socketPath)
             .flatMapThrowing { server in

@@ -6,6 +6,7 @@ import Logging
 import Postgres
 import Reconciling
 import Runner
+import ServiceLifecycle
 import Store
 import TestSupport
 
@@ -22,28 +23,22 @@ struct TestHost: Sendable {
     static func with(_ body: (TestHost) async throws -> Void) async throws {
         let engineHost = try DockerHost(parsing: try TestStack.environment("MARTLET_TEST_DOCKER_HOST"))
         let image = try TestStack.environment("MARTLET_TEST_IMAGE")
-        var configuration = try RunnerConfiguration(
-            daemonPath: try TestStack.environment("MARTLET_TEST_DAEMON"),
-            stateDirectory: "/tmp/martlet-test-\(UInt32.random(in: 0 ... .max))")
-        let place = UInt8.random(in: 1...250)
-        configuration.subnet = try IPv4Range(parsing: "10.201.\(place).0/24")
-        configuration.bridge = "mt\(place)g\(UInt16.random(in: 0 ... .max))"
-        configuration.ingressHost = "127.0.0.1"
-        configuration.ingressPort = 0
-        configuration.limits.stopGrace = .seconds(2)
-        configuration.pace.resyncInterval = .seconds(1)
-        configuration.pace.orphanGrace = .seconds(1)
+        let settings = try configuration()
         let engine = DockerEngine(host: engineHost, logger: TestStack.logger)
-        let settings = configuration
         do {
             try await TestDatabase.with { database in
                 let tenant = try await database.makeTenant(image: image)
                 let (id, login) = try await Bootstrap(database.owner).createRunner(named: "host", region: tenant.region)
                 await database.own(role: login.role)
                 let host = TestHost(
-                    database: database, tenant: tenant, runner: id,
-                    login: database.configuration(role: login.role, password: login.password), engine: engine, engineHost: engineHost,
-                    configuration: settings)
+                    database: database,
+                    tenant: tenant,
+                    runner: id,
+                    login: database.configuration(role: login.role, password: login.password),
+                    engine: engine,
+                    engineHost: engineHost,
+                    configuration: settings
+                )
                 do {
                     try await body(host)
                     try await host.clean()
@@ -55,6 +50,46 @@ struct TestHost: Sendable {
             try await engine.shutdown()
         } catch {
             try? await engine.shutdown()
+            throw error
+        }
+    }
+
+    private static func configuration() throws -> RunnerConfiguration {
+        var configuration = try RunnerConfiguration(
+            daemonPath: try TestStack.environment("MARTLET_TEST_DAEMON"),
+            stateDirectory: "/tmp/martlet-test-\(UInt32.random(in: 0 ... .max))"
+        )
+        let place = UInt8.random(in: 1...250)
+        configuration.subnet = try IPv4Range(parsing: "10.201.\(place).0/24")
+        configuration.bridge = "mt\(place)g\(UInt16.random(in: 0 ... .max))"
+        configuration.ingressHost = "127.0.0.1"
+        configuration.ingressPort = 0
+        configuration.limits.stopGrace = .seconds(2)
+        configuration.pace.resyncInterval = .seconds(1)
+        configuration.pace.orphanGrace = .seconds(1)
+        configuration.pace.timerInterval = .milliseconds(500)
+        configuration.pace.reclaimInterval = .milliseconds(500)
+        return configuration
+    }
+
+    /// Another runner of the same region and engine, with a login, a bridge and a state directory of its own.
+    func withNeighbour(_ body: (TestHost) async throws -> Void) async throws {
+        let (id, login) = try await Bootstrap(database.owner).createRunner(named: "neighbour", region: tenant.region)
+        await database.own(role: login.role)
+        let neighbour = TestHost(
+            database: database,
+            tenant: tenant,
+            runner: id,
+            login: database.configuration(role: login.role, password: login.password),
+            engine: engine,
+            engineHost: engineHost,
+            configuration: try Self.configuration()
+        )
+        do {
+            try await body(neighbour)
+            try await neighbour.clean()
+        } catch {
+            try? await neighbour.clean()
             throw error
         }
     }
@@ -73,23 +108,32 @@ struct TestHost: Sendable {
 
     /// Runs the service for the time of `body`, as a process of it would run; ends it as `kill` would: by cancellation.
     func withService(
-        engine: DockerHost? = nil, _ adjust: (inout RunnerConfiguration) -> Void = { _ in }, _ body: () async throws -> Void
+        engine: DockerHost? = nil,
+        gracefully: Bool = false,
+        _ adjust: (inout RunnerConfiguration) -> Void = { _ in },
+        _ body: () async throws -> Void
     ) async throws {
         var configuration = configuration
         adjust(&configuration)
         let (ready, isReady) = AsyncStream<Void>.makeStream()
-        let service = RunnerService(configuration, database: login, engine: engine ?? engineHost, logger: TestStack.logger) { _ in
+        let service = RunnerService(
+            configuration,
+            database: login,
+            engine: engine ?? engineHost,
+            logger: TestStack.logger
+        ) { _ in
             isReady.yield()
         }
-        // Owned: cancelled and awaited on both ways out.
+        let group = ServiceGroup(services: [service], logger: TestStack.logger)
+        // Owned: ended and awaited on both ways out.
         let running = Task {
             defer { isReady.finish() }
-            try await service.run()
+            try await group.run()
         }
         do {
             for await _ in ready { break }
             try await body()
-            running.cancel()
+            if gracefully { await group.triggerGracefulShutdown() } else { running.cancel() }
             try await running.value
         } catch {
             running.cancel()
@@ -107,11 +151,23 @@ struct TestHost: Sendable {
         let facts = HostFacts.read(try await engine.information(), configuration)
         let addresses = try AddressPlan(subnet: configuration.subnet)
         let blueprint = ContainerBlueprint(
-            runner: runner, network: configuration.bridge, addresses: addresses,
-            daemon: try directory.installDaemon(from: configuration.daemonPath), host: facts, limits: configuration.limits, runtime: nil)
+            runner: runner,
+            network: configuration.bridge,
+            addresses: addresses,
+            daemon: try directory.installDaemon(from: configuration.daemonPath),
+            host: facts,
+            limits: configuration.limits,
+            runtime: nil
+        )
         let parts = try RunnerParts(
-            queries: RunnerQueries(pool), engine: engine, kernel: kernel, blueprint: blueprint, configuration: configuration,
-            table: ContainerTable(engine: engine, runner: runner), logger: TestStack.logger)
+            queries: RunnerQueries(pool),
+            engine: engine,
+            kernel: kernel,
+            blueprint: blueprint,
+            configuration: configuration,
+            table: ContainerTable(engine: engine, runner: runner),
+            logger: TestStack.logger
+        )
         // Owned: cancelled and awaited on both ways out.
         let firewall = Task { await parts.firewall.run() }
         do {
@@ -159,7 +215,10 @@ struct TestHost: Sendable {
     /// Waits until the sandbox, as its owner sees it, is in `state`.
     @discardableResult
     func wait(
-        _ id: SandboxID, for state: PublicState, within limit: Duration = .seconds(20), where isRight: (SandboxRecord) -> Bool = { _ in true }
+        _ id: SandboxID,
+        for state: PublicState,
+        within limit: Duration = .seconds(20),
+        where isRight: (SandboxRecord) -> Bool = { _ in true }
     ) async throws -> SandboxRecord {
         var last = "absent"
         let deadline = ContinuousClock.now + limit
@@ -176,7 +235,8 @@ struct TestHost: Sendable {
     /// Waits until nothing of the sandbox is left: row's placement, container, rules.
     func waitUntilGone(_ id: SandboxID, within limit: Duration = .seconds(20)) async throws {
         try await eventually("nothing is left of \(id)", within: limit) {
-            let placed = try await database.owner.queryFirst("SELECT FROM sandbox_placement WHERE sandbox_id = \(id)") != nil
+            let placed =
+                try await database.owner.queryFirst("SELECT FROM sandbox_placement WHERE sandbox_id = \(id)") != nil
             let held = try await containers().contains { $0.labels[ContainerLabel.sandbox] == "\(id)" }
             let ruled = try await chains().contains("\(id)")
             return !placed && !held && !ruled
@@ -187,7 +247,9 @@ struct TestHost: Sendable {
         try await database.owner.execute("UPDATE sandbox SET desired_state = \(desired) WHERE id = \(id)")
     }
 
-    func eventually(_ what: String, within limit: Duration = .seconds(20), _ check: () async throws -> Bool) async throws {
+    func eventually(_ what: String, within limit: Duration = .seconds(20), _ check: () async throws -> Bool)
+        async throws
+    {
         let deadline = ContinuousClock.now + limit
         while ContinuousClock.now < deadline {
             if try await check() { return }

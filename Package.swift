@@ -44,6 +44,7 @@ extension Target.Dependency {
     static let hummingbirdCore = product(name: "HummingbirdCore", package: "hummingbird")
     static let logging = product(name: "Logging", package: "swift-log")
     static let nioCore = product(name: "NIOCore", package: "swift-nio")
+    static let nioEmbedded = product(name: "NIOEmbedded", package: "swift-nio")
     static let nioFoundation = product(name: "NIOFoundationEssentialsCompat", package: "swift-nio")
     static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
     static let nioHTTPTypes = product(name: "NIOHTTPTypes", package: "swift-nio-extras")
@@ -136,16 +137,16 @@ let targets: [Target] = [
     tests(
         "RunnerTests",
         [
-            "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging, .nioCore,
+            "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Runner", "Store", "TestSupport", .logging,
+            .nioCore,
             .nioPosix, .serviceLifecycle,
         ]
     ),
     tests(
         "ProxyTests",
         [
-            "Domain", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioHTTP1, .nioPosix,
-            .nioSSL,
-            .serviceLifecycle,
+            "CLinux", "Domain", "Postgres", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioEmbedded,
+            .nioHTTP1, .nioPosix, .nioSSL, .serviceLifecycle,
         ]
     ),
     tests("MartletTests", ["martlet"]),

@@ -144,7 +144,8 @@ let targets: [Target] = [
     tests(
         "ProxyTests",
         [
-            "CLinux", "Domain", "Postgres", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore, .nioEmbedded,
+            "CLinux", "Domain", "Postgres", "Proxy", "Runner", "Store", "TestSupport", .crypto, .logging, .nioCore,
+            .nioEmbedded,
             .nioHTTP1, .nioPosix, .nioSSL, .serviceLifecycle,
         ]
     ),

@@ -118,6 +118,7 @@ def test_fork_bomb(bomber: Any, victim: Any, engine: Engine, database: Database)
 
 
 @pytest.mark.deadline(120)
+@pytest.mark.xfail(reason="open in SECURITY.md, H2: a bomb in an exec is killed, but no event names it", strict=True)
 def test_memory_bomb(bomber: Any, victim: Any, engine: Engine, database: Database) -> None:
     daemon = daemon_of(engine.container(bomber.id)["State"]["Pid"])
     with Neighbour(victim) as neighbour:

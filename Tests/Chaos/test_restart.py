@@ -108,9 +108,9 @@ def test_what_is_done_behind_our_back_is_put_right(
 @pytest.mark.deadline(90)
 def test_flushed_rules_come_back(sandboxes: Sandboxes, host, order: Order, bystanders: list) -> None:
     """All of our chains are flushed by hand. They are back within the resync, and nothing else was touched."""
-    before = host.rules()
+    before = order.rules()
     ours = [line.split()[0].removeprefix(":") for line in before if line.startswith(":MRT-")]
     assert ours, "control: there are chains of ours"
     for chain in ours:
         host.run("iptables", "-w", "-t", "mangle", "-F", chain)
-    eventually(lambda: host.rules() == before, 60, "the rules to be back", every=0.5)
+    eventually(lambda: order.rules() == before, 60, "the rules to be back", every=0.5)

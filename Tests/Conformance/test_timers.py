@@ -40,9 +40,11 @@ def test_auto_stop_stops_the_idle_and_spares_the_busy(
 ) -> None:
     idle, busy, never = sandboxes.create_many(3, snapshot=busybox, auto_stop_interval=10)
     never.set_autostop_interval(0)
-    for each in (idle, busy, never):
+    busy.set_autostop_interval(0)  # or the timer could find it idle before it is refreshed
+    for each in (busy, never, idle):
         age(database, each.id, 11)
     busy.refresh_activity()
+    busy.set_autostop_interval(10)
     eventually(lambda: state(api, idle.id) == "stopped", PATIENCE_SECONDS, "the idle sandbox to be stopped")
     assert state(api, busy.id) == "started" and state(api, never.id) == "started"
     cause = database.row(

@@ -56,9 +56,7 @@ struct IngressTests {
                     return try Wire.wrap(channel)
                 }
             }
-        return try await channel.executeThenClose { inbound, outbound in
-            try await body(Wire(channel.channel, inbound, outbound))
-        }
+        return try await Wire.use(channel, body)
     }
 
     private static func status(_ path: TestPath, _ ask: Ask) async throws -> Int {

@@ -28,9 +28,6 @@ class HostNetwork:
     def popen(self, *command: str, **options: object) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*self._enter, *command], **options)  # type: ignore[call-overload, no-any-return]
 
-    def links(self) -> list[dict[str, object]]:
-        return json.loads(self.run("ip", "-json", "link", "show"))
-
     def veths_on(self, bridges: list[str]) -> int:
         """Host ends of veth pairs that are plugged into these bridges."""
         links = json.loads(self.run("ip", "-json", "link", "show", "type", "veth") or "[]")

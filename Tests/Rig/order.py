@@ -52,6 +52,12 @@ class Order:
         self._check_load(disorder)
         return disorder
 
+    def rules(self) -> list[str]:
+        """The firewall rules and chains of this Martlet's runners; another one on the same machine is not our business."""
+        tags = self._database.rows("SELECT left(id::text, 8) AS tag FROM runner")
+        marks = [f"MRT-{each['tag']}-" for each in tags] + self._engine.bridges()
+        return [line for line in self._host.rules() if any(mark in line for mark in marks)]
+
     def settle(self, within: float = 60) -> None:
         """Waits until everything agrees."""
         eventually(self.check, within, "rows, containers, rules and interfaces to agree", every=0.5)
@@ -90,7 +96,7 @@ class Order:
 
     def _check_network(self, containers: list[Any], disorder: Disorder) -> None:
         known = {each["Labels"][LABEL] for each in containers}
-        named = set(UUID.findall("\n".join(self._host.rules())))
+        named = set(UUID.findall("\n".join(self.rules())))
         for identifier in named - known:
             disorder.findings.append(f"firewall rules name {identifier}, which has no container")
         for identifier in known - named:

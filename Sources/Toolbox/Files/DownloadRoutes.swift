@@ -123,6 +123,16 @@ package struct DownloadableFile: Sendable {
             throw ToolboxError.invalidPath("cannot read \(path): it is a \(status.kind.name), not a regular file")
         }
         size = status.size > 0 ? status.size : nil
+        if size == nil { try Self.checkReadable(file, path) }
+    }
+
+    /// Some files under /proc open and then refuse to be read; that must be known before the answer's head is sent.
+    private static func checkReadable(_ file: OpenFile, _ path: String) throws {
+        do {
+            _ = try file.read(1, at: 0)
+        } catch let error as IOError {
+            throw ToolboxError.file(error.errnoCode, "read", path)
+        }
     }
 
     /// Its content from the start, up to the size at opening.

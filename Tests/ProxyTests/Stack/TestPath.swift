@@ -47,9 +47,7 @@ struct TestPath: Sendable {
     func serve<Value: Sendable>(_ body: @Sendable (Wire) async throws -> Value) async throws -> Value {
         var iterator = arrivals.makeAsyncIterator()
         guard let channel = await iterator.next() else { throw TestFailure("no connection arrived") }
-        return try await channel.executeThenClose { inbound, outbound in
-            try await body(Wire(channel.channel, inbound, outbound))
-        }
+        return try await Wire.use(channel, body)
     }
 
     /// Runs client and server side at the same time.

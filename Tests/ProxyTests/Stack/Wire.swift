@@ -1,5 +1,6 @@
 import NIOCore
 import NIOPosix
+import Synchronization
 
 #if canImport(Glibc)
     import Glibc
@@ -127,9 +128,26 @@ extension Wire {
         let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .channelOption(.allowRemoteHalfClosure, value: true)
             .connect(to: address) { channel in channel.eventLoop.makeCompletedFuture { try wrap(channel) } }
-        return try await channel.executeThenClose { inbound, outbound in
-            try await body(Wire(channel.channel, inbound, outbound))
+        return try await use(channel, body)
+    }
+
+    /// Runs `body` on a connection and closes it. That the other side was quicker with closing is no failure.
+    static func use<Value: Sendable>(_ channel: Arrival, _ body: (Wire) async throws -> Value) async throws -> Value {
+        let kept = Kept<Value>()
+        do {
+            return try await channel.executeThenClose { inbound, outbound in
+                let value = try await body(Wire(channel.channel, inbound, outbound))
+                kept.value.withLock { $0 = value }
+                return value
+            }
+        } catch {
+            guard let value = kept.value.withLock({ $0 }) else { throw error }
+            return value
         }
+    }
+
+    private final class Kept<Value: Sendable>: Sendable {
+        let value = Mutex<Value?>(nil)
     }
 
     static func wrap(_ channel: any Channel) throws -> NIOAsyncChannel<ByteBuffer, ByteBuffer> {

@@ -185,16 +185,16 @@ struct AdmissionTests {
     }
 }
 
-/// Asks until it is so, for at most five seconds.
+/// Asks until it is so, for at most twenty seconds.
 func eventually(
     _ what: String = "",
     sourceLocation: SourceLocation = #_sourceLocation,
     _ condition: () async throws -> Bool
 ) async throws {
-    let deadline = NIODeadline.now() + .seconds(5)
+    let deadline = NIODeadline.now() + .seconds(20)
     while NIODeadline.now() < deadline {
         if try await condition() { return }
         try await Task.sleep(for: .milliseconds(10))
     }
-    Issue.record("not within 5 s: \(what)", sourceLocation: sourceLocation)
+    Issue.record("not within 20 s: \(what)", sourceLocation: sourceLocation)
 }

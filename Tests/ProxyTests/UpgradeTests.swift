@@ -73,10 +73,13 @@ struct UpgradeTests {
             try await path.run { server in
                 _ = try await server.readHead()
                 try await server.send(Self.switched)
+                // A reset may overtake bytes that nobody has read yet: not before the client has its head.
+                _ = try await server.read(2)
                 try await server.reset()
             } client: { client in
                 try await client.send(path.request("GET", "/x", fields: Self.fields))
-                _ = try await client.readHead()
+                #expect(Message(head: try await client.readHead()).status == 101)
+                try await client.send("go")
                 await #expect(throws: (any Error).self) { _ = try await client.readToEnd() }
             }
         }

@@ -15,6 +15,7 @@ from Rig.sandboxes import RUN_LABEL, Sandboxes
 
 # Answers that are honest while a part is away or another order is being carried out.
 HONEST = {400, 404, 408, 409, 502, 503, 504}
+DELETE_SECONDS = 60
 
 
 class Workload:
@@ -66,12 +67,19 @@ class Workload:
         return answer
 
     def _work(self, chance: random.Random, number: int) -> None:
+        """Lives one after another. Every second worker leaves its newest sandbox alive, so that something must come to rest;
+        no more than that, or the runner's capacity would be booked out and waiting rows would be right."""
         headers = {"Authorization": f"Bearer {self._environment.api_key}"}
-        turn = 0
+        survivor, turn = "", 0
         with httpx.Client(base_url=self._environment.api_url, headers=headers, timeout=30) as client:
             while not self._ended.is_set():
                 turn += 1
-                self._one_life(client, chance, f"chaos-{self._labels[RUN_LABEL]}-{number}-{turn}")
+                name = f"chaos-{self._labels[RUN_LABEL]}-{number}-{turn}"
+                self._one_life(client, chance, name)
+                if number % 2 == 0:
+                    name, survivor = survivor, name
+                if name:
+                    self._delete(client, name)
 
     def _one_life(self, client: httpx.Client, chance: random.Random, name: str) -> None:
         body = {"snapshot": self._snapshot, "name": name, "labels": self._labels, "autoStopInterval": 0}
@@ -89,8 +97,16 @@ class Workload:
             else:
                 self._call(client, verb.partition("?")[0], "POST", f"/sandbox/{name}/{verb}")
             time.sleep(chance.random() * 0.5)
-        if chance.random() < 0.9:
-            self._call(client, "delete", "DELETE", f"/sandbox/{name}")
+
+    def _delete(self, client: httpx.Client, name: str) -> None:
+        """Asks until there is an answer; a row that came after all (its create had no answer) goes with the run."""
+        end = time.monotonic() + DELETE_SECONDS
+        while time.monotonic() < end:
+            answer = self._call(client, "delete", "DELETE", f"/sandbox/{name}")
+            if answer is not None and answer.status_code in (200, 404):
+                return
+            time.sleep(0.3)
+        self._surprise(f"delete of {name} had no answer for {DELETE_SECONDS} s")
 
     def _exec(self, client: httpx.Client, name: str) -> None:
         seen = self._call(client, "get", "GET", f"/sandbox/{name}")

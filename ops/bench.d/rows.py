@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable, Iterator
+from urllib.parse import quote
 
 from parts import RUN, Caller, Database, Engine, Failed, LooseDaemon, Martlet, Nginx
 
@@ -327,7 +328,7 @@ class Bench:
             seen += len(page["items"])
             if not page.get("nextCursor"):
                 break
-            cursor = f"&cursor={page['nextCursor']}"
+            cursor = f"&cursor={quote(page['nextCursor'], safe='')}"
         if seen != count:
             raise Failed(f"the pages held {seen} of {count} sandboxes")
         tenth = max(1, len(times) // 10)

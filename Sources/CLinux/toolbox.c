@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -132,6 +133,7 @@ static void reset_signals(void) {
 // The program's own process, up to execve.
 static _Noreturn void leader(const struct martlet_spawn_request *request, int report) {
     setsid();
+    if (request->terminal >= 0) ioctl(request->terminal, TIOCSCTTY, 0);
     const int given[] = {request->input, request->output, request->error, request->artifacts, request->source};
     const int wanted[] = {0, 1, 2, MARTLET_ARTIFACTS_DESCRIPTOR, MARTLET_SOURCE_DESCRIPTOR};
     int safe[5];
@@ -333,6 +335,30 @@ pid_t martlet_spawn(const struct martlet_spawn_request *request) {
     int failure = errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return child < 0 ? -failure : child;
+}
+
+int martlet_terminal_open(uint16_t columns, uint16_t rows, int *master, int *slave) {
+    int outer = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (outer < 0) return -errno;
+    char name[64];
+    int inner = -1;
+    if (grantpt(outer) == 0 && unlockpt(outer) == 0 && ptsname_r(outer, name, sizeof name) == 0) {
+        inner = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    }
+    int result = inner < 0 ? -errno : martlet_terminal_resize(outer, columns, rows);
+    if (result != 0) {
+        if (inner >= 0) close(inner);
+        close(outer);
+        return result;
+    }
+    *master = outer;
+    *slave = inner;
+    return 0;
+}
+
+int martlet_terminal_resize(int master, uint16_t columns, uint16_t rows) {
+    struct winsize size = {.ws_col = columns, .ws_row = rows};
+    return ioctl(master, TIOCSWINSZ, &size) == 0 ? 0 : -errno;
 }
 
 static void copy_status(const struct stat *from, struct martlet_file_status *to) {

@@ -34,6 +34,7 @@ struct martlet_spawn_request {
     int error;             ///< becomes descriptor 2
     int source;            ///< becomes descriptor MARTLET_SOURCE_DESCRIPTOR, or -1
     int artifacts;         ///< becomes descriptor MARTLET_ARTIFACTS_DESCRIPTOR, or -1
+    int terminal;          ///< becomes the controlling terminal of the program's session, or -1
     int control;           ///< read end of the keeper's commands
     int report;            ///< write end of the keeper's reports
 };
@@ -51,6 +52,12 @@ enum {
 /// It kills all of them when told so, and when `control` is closed because the daemon is gone.
 /// Returns the keeper's process id, or -errno. Safe to call from any thread.
 pid_t martlet_spawn(const struct martlet_spawn_request *request);
+
+/// Opens a new pseudo-terminal of the given size, both ends close-on-exec; 0 or -errno.
+int martlet_terminal_open(uint16_t columns, uint16_t rows, int *master, int *slave);
+
+/// Sets the size of a pseudo-terminal; its foreground programs get SIGWINCH. 0 or -errno.
+int martlet_terminal_resize(int master, uint16_t columns, uint16_t rows);
 
 /// What a file is: the parts of struct stat that the toolbox shows.
 struct martlet_file_status {

@@ -32,8 +32,14 @@ package final class ProcessTree: Sendable {
 
     /// Connected to the keeper: commands out, reports in.
     private let channel: any Channel
-    /// The programs' output: both streams in one, or none if it went to a descriptor of the caller's.
-    package let output: NIOAsyncChannel<ByteBuffer, Never>
+    private let streams: ProgramChannels
+    /// The programs' output; with `merged` streams and on a terminal the errors too. Nothing if it went to a descriptor of
+    /// the caller's. A terminal ends with an `IOError` (EIO) where a pipe just ends.
+    package var output: NIOAsyncChannel<ByteBuffer, Never> { streams.output }
+    /// The programs' standard error, if the streams are `apart`.
+    package var errors: NIOAsyncChannel<ByteBuffer, Never>? { streams.errors }
+    /// The programs' standard input, unless the streams are `merged`.
+    package var input: ProgramInput? { streams.input }
     /// Fulfilled with the leader's process id, or with the errno that kept it from starting.
     package let started: EventLoopFuture<Int32>
     /// Fulfilled when the leader ended. Never fails.
@@ -41,9 +47,9 @@ package final class ProcessTree: Sendable {
     /// Fulfilled when no descendant is left and the keeper is reaped. Never fails.
     package let gone: EventLoopFuture<Void>
 
-    init(channel: any Channel, output: NIOAsyncChannel<ByteBuffer, Never>, reports: KeeperReports) {
+    init(channel: any Channel, streams: ProgramChannels, reports: KeeperReports) {
         self.channel = channel
-        self.output = output
+        self.streams = streams
         started = reports.started.futureResult
         exit = reports.exit.futureResult
         gone = reports.gone.futureResult
@@ -57,8 +63,8 @@ package final class ProcessTree: Sendable {
     /// Kills every descendant, and gives up on output that stays open for longer than `killGrace`.
     package func kill() {
         command(UInt8(MARTLET_KEEPER_KILL))
-        channel.eventLoop.scheduleTask(in: Self.killGrace) { [output, channel] in
-            output.channel.close(promise: nil)
+        channel.eventLoop.scheduleTask(in: Self.killGrace) { [streams, channel] in
+            streams.close()
             channel.close(promise: nil)
         }
     }

@@ -4,6 +4,27 @@ package import NIOCore
 import NIOPosix
 import Synchronization
 
+/// How a program's standard streams reach the daemon.
+package enum ProgramStreams: Sendable, Equatable {
+    /// Output and errors share one pipe, in the order they were written; nothing is on the standard input.
+    case merged
+    /// One pipe for each: the tree's `input`, `output` and `errors`.
+    case apart
+    /// All three are a pseudo-terminal that the program's session controls: the tree's `input` and `output`.
+    case terminal(TerminalSize)
+}
+
+/// Size of a terminal, in characters.
+package struct TerminalSize: Sendable, Equatable {
+    package var columns: UInt16
+    package var rows: UInt16
+
+    package init(columns: UInt16, rows: UInt16) {
+        self.columns = columns
+        self.rows = rows
+    }
+}
+
 /// A program to start.
 package struct ProgramSpecification: Sendable {
     package var executable: String
@@ -11,9 +32,10 @@ package struct ProgramSpecification: Sendable {
     package var arguments: [String]
     package var environment: [String: String]
     package var directory: String
-    /// Standard input; empty if nil.
+    package var streams = ProgramStreams.merged
+    /// Standard input of a program with `merged` streams; empty if nil.
     package var input: OpenFile?
-    /// Standard output; the tree's `output` if nil.
+    /// Standard output of a program with `merged` streams; the tree's `output` if nil.
     package var standardOutput: OpenFile?
     /// Becomes descriptor 9: a script too long for an argument.
     package var source: OpenFile?
@@ -44,16 +66,11 @@ package struct ProgramLauncher: Sendable {
         let ends = try await onBlockingThread { try spawn(program) }
         let reports = KeeperReports(keeper: ends.keeper, on: loop)
         do {
-            let output = try await NIOPipeBootstrap(group: loop).takingOwnershipOfDescriptor(input: ends.output.take())
-            { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    try NIOAsyncChannel<ByteBuffer, Never>(wrappingChannelSynchronously: channel)
-                }
-            }
+            let streams = try await connect(ends, on: loop)
             let channel = try await NIOPipeBootstrap(group: loop)
                 .channelInitializer { $0.pipeline.addHandler(reports) }
                 .takingOwnershipOfDescriptors(input: ends.report.take(), output: ends.control.take()).get()
-            return ProcessTree(channel: channel, output: output, reports: reports)
+            return ProcessTree(channel: channel, streams: streams, reports: reports)
         } catch {
             // The control pipe closes with `ends`, so the keeper kills the tree; it becomes a zombie until the daemon ends.
             reports.started.fail(error)
@@ -64,12 +81,84 @@ package struct ProgramLauncher: Sendable {
     }
 }
 
+/// Makes channels of the daemon's ends of a program's streams.
+private func connect(_ ends: SpawnedEnds, on loop: any EventLoop) async throws -> ProgramChannels {
+    func wrap(_ channel: any Channel) -> EventLoopFuture<NIOAsyncChannel<ByteBuffer, Never>> {
+        channel.eventLoop.makeCompletedFuture {
+            try NIOAsyncChannel<ByteBuffer, Never>(wrappingChannelSynchronously: channel)
+        }
+    }
+    let bootstrap = NIOPipeBootstrap(group: loop)
+    guard !ends.outputIsTerminal else {
+        let master = ends.output.take()
+        let terminal = try await bootstrap.takingOwnershipOfDescriptor(inputOutput: master, channelInitializer: wrap)
+        return ProgramChannels(output: terminal, input: ProgramInput(terminal.channel, terminal: master))
+    }
+    var streams = ProgramChannels(
+        output: try await bootstrap.takingOwnershipOfDescriptor(input: ends.output.take(), channelInitializer: wrap)
+    )
+    if let errors = ends.errors {
+        streams.errors = try await bootstrap.takingOwnershipOfDescriptor(input: errors.take(), channelInitializer: wrap)
+    }
+    if let input = ends.input {
+        streams.input = ProgramInput(try await bootstrap.takingOwnershipOfDescriptor(output: input.take()).get())
+    }
+    return streams
+}
+
 /// The daemon's ends of the pipes.
 private struct SpawnedEnds: Sendable {
     var keeper: pid_t
     var output: TakeableDescriptor
+    var errors: TakeableDescriptor?
+    var input: TakeableDescriptor?
+    var outputIsTerminal = false
     var report: TakeableDescriptor
     var control: TakeableDescriptor
+}
+
+/// Both sides' ends of a program's streams.
+private struct StreamEnds {
+    /// What the program gets as its descriptors 0, 1 and 2.
+    var program: (input: CInt, output: CInt, error: CInt)
+    var terminal: CInt = -1
+    /// What must stay open until the program has started.
+    var borrowed: [any Sendable]
+    var output: TakeableDescriptor
+    var errors: TakeableDescriptor?
+    var input: TakeableDescriptor?
+}
+
+private func openStreams(of program: ProgramSpecification) throws -> StreamEnds {
+    switch program.streams {
+    case .merged:
+        let (read, write) = try makePipe()
+        let input = try program.input ?? emptyInput()
+        return StreamEnds(
+            program: (input.descriptor, program.standardOutput?.descriptor ?? write.descriptor, write.descriptor),
+            borrowed: [input, write],
+            output: read
+        )
+    case .apart:
+        let (input, output, errors) = (try makePipe(), try makePipe(), try makePipe())
+        return StreamEnds(
+            program: (input.read.descriptor, output.write.descriptor, errors.write.descriptor),
+            borrowed: [input.read, output.write, errors.write],
+            output: output.read,
+            errors: errors.read,
+            input: input.write
+        )
+    case .terminal(let size):
+        var (master, slave): (CInt, CInt) = (-1, -1)
+        let result = martlet_terminal_open(size.columns, size.rows, &master, &slave)
+        guard result == 0 else { throw LaunchFailure(reason: "cannot open a terminal: \(describeErrno(-result))") }
+        return StreamEnds(
+            program: (slave, slave, slave),
+            terminal: slave,
+            borrowed: [TakeableDescriptor(slave)],
+            output: TakeableDescriptor(master)
+        )
+    }
 }
 
 private func spawn(_ program: ProgramSpecification) throws -> SpawnedEnds {
@@ -78,15 +167,13 @@ private func spawn(_ program: ProgramSpecification) throws -> SpawnedEnds {
         throw LaunchFailure(reason: "cannot use directory \(program.directory): \(describeErrno(errno))")
     }
     defer { close(directory) }
-    let (outputRead, outputWrite) = try makePipe()
+    let streams = try openStreams(of: program)
     let (reportRead, reportWrite) = try makePipe()
     let (controlRead, controlWrite) = try makePipe()
-    let input = try program.input ?? emptyInput()
     var request = martlet_spawn_request()
     request.directory = directory
-    request.input = input.descriptor
-    request.output = program.standardOutput?.descriptor ?? outputWrite.descriptor
-    request.error = outputWrite.descriptor
+    (request.input, request.output, request.error) = streams.program
+    request.terminal = streams.terminal
     request.source = program.source?.descriptor ?? -1
     request.artifacts = program.artifacts?.descriptor ?? -1
     request.control = controlRead.descriptor
@@ -103,8 +190,16 @@ private func spawn(_ program: ProgramSpecification) throws -> SpawnedEnds {
         }
     }
     guard keeper > 0 else { throw LaunchFailure(reason: "cannot start a process: \(describeErrno(-keeper))") }
-    return withExtendedLifetime((input, outputWrite, reportWrite, controlRead)) {
-        SpawnedEnds(keeper: keeper, output: outputRead, report: reportRead, control: controlWrite)
+    return withExtendedLifetime((streams.borrowed, reportWrite, controlRead)) {
+        SpawnedEnds(
+            keeper: keeper,
+            output: streams.output,
+            errors: streams.errors,
+            input: streams.input,
+            outputIsTerminal: streams.terminal >= 0,
+            report: reportRead,
+            control: controlWrite
+        )
     }
 }
 

@@ -1,3 +1,4 @@
+import FoundationEssentials
 package import Logging
 import Subprocess
 
@@ -71,7 +72,7 @@ package struct KernelFirewall: Sendable {
     package func requireBridgeFiltering() async throws {
         for setting in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
             let path = "/proc/sys/net/bridge/\(setting)"
-            let value = try? await run("cat", [path])
+            let value = await readSetting(path)
             guard value?.first == "1" else {
                 throw FirewallError(
                     .bridgeUnfiltered,
@@ -79,6 +80,12 @@ package struct KernelFirewall: Sendable {
                 )
             }
         }
+    }
+
+    /// In the process's own namespace the file is read as it is: this is asked before every application of rules.
+    private func readSetting(_ path: String) async -> String? {
+        guard networkNamespace == nil else { return try? await run("cat", [path]) }
+        return try? String(contentsOfFile: path, encoding: .utf8)
     }
 
     private func restore(_ command: String, _ script: [String]) async throws {

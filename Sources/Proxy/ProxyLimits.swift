@@ -40,8 +40,13 @@ package struct ProxyLimits: Sendable {
     /// A cached route or key is asked again after this, even if no notification came.
     package var routeLifetime: TimeAmount = .seconds(30)
     package var keyLifetime: TimeAmount = .seconds(60)
+    /// How long after it was read a route or key serves on while the database does not answer. A key that is revoked then
+    /// is good for so long at most; a sandbox that moved is not reached, because its runner refuses an old epoch.
+    package var outageLifetime: TimeAmount = .minutes(5)
     /// How long an unknown sandbox or key stays unknown.
     package var absenceLifetime: TimeAmount = .seconds(1)
+    /// Keys that the database is asked about at a time: a flood of made-up keys leaves connections for everything else.
+    package var keyLookupsAtOnceLimit = 4
     /// How often activity is written.
     package var activityInterval: Duration = .seconds(5)
     /// How often a request or WebSocket that is still open counts as activity again.

@@ -114,12 +114,13 @@ package final class Controller<Key: Hashable & Sendable>: Sendable {
     /// Runs one pass out of reach of run()'s cancellation: a pass cut anywhere is legal but costs work.
     private func runPass(_ key: Key) async {
         // Unstructured for that reason; awaited here on every path, and cancelled by its own limit or by the end of the drain.
-        let pass = Task { await self.attempt(key) }
-        let isTooLate = state.withLock { state in
+        // Made under the lock, which the pass needs to end: so its handle is stored before it is removed.
+        let pass = state.withLock { state in
+            let pass = Task { await self.attempt(key) }
             state.passes[key] = pass
-            return state.isDrainOver
+            if state.isDrainOver { pass.cancel() }
+            return pass
         }
-        if isTooLate { pass.cancel() }
         await pass.value
         work.raise()
     }
@@ -188,7 +189,9 @@ package final class Controller<Key: Hashable & Sendable>: Sendable {
             failures = await resyncOnce(isUrgent: isUrgent) ? 0 : failures + 1
             if failures > 0 {
                 if isUrgent { state.withLock { $0.isResyncUrgent = true } }
-                try? await time.sleep(configuration.backoff.delay(failures: failures, random: Double.random(in: 0..<1)))
+                // A source that is back says so by asking for a resync: then the rest of the pause is not waited for.
+                let pause = configuration.backoff.delay(failures: failures, random: Double.random(in: 0..<1))
+                await resyncWanted.wait(atMost: pause, time)
             } else {
                 await resyncWanted.wait(atMost: configuration.resyncInterval, time)
             }

@@ -87,6 +87,7 @@ package struct RunnerParts: Sendable {
         holdings.forget(id)
         crashes.forget(id)
         attempts.forget(id)
+        puller.forget(id)
     }
 
     /// Ends the threads. Nothing may be asked for afterwards.

@@ -171,6 +171,9 @@ import Testing
             }
             #expect(statuses == [401, 401, 401, 401, 401, 429, 429])
             #expect(try await api.send("GET", "/api/sandbox").status == 200)
+            // Never seen before, and from the very address that everybody behind one proxy shares.
+            let fresh = try await makeKey(api, "fresh", [])
+            #expect(try await api.send("GET", "/api/sandbox", key: .secret(fresh)).status == 200)
         }
     }
 

@@ -78,7 +78,7 @@ struct AdmissionTests {
                 // The control: without the notification the cache still answers.
                 try await client.send(path.request("GET", "/"))
                 #expect(try await client.readMessage().status == 200)
-                path.routes.notify(.key(hashPrefix: Hexadecimal.text(hash.prefix(8))))
+                path.routes.notify(.key(KeyTag(of: hash)))
                 try await eventually {
                     try await path.fetch(
                         "GET /toolbox/\(SandboxID.random())/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \(path.key)\r\n\r\n"

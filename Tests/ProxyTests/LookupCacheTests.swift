@@ -85,6 +85,73 @@ struct LookupCacheTests {
         }
     }
 
+    @Test func whatWasSaidLastServesWhileTheDatabaseIsAway() async throws {
+        struct Away: Error {}
+        let isAway = Mutex(false)
+        let cache = LookupCache<Int, Int>(
+            entriesLimit: 100,
+            outageLifetime: .seconds(60),
+            log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+            lifetime: { _ in .milliseconds(1) },
+            load: { key in
+                if isAway.withLock({ $0 }) { throw Away() }
+                return key * 10
+            }
+        )
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { await cache.run() }
+            for key in [1, 2] {
+                let value = try await cache.value(for: key, on: Self.loop).get()
+                #expect(value == key * 10)
+            }
+            isAway.withLock { $0 = true }
+            cache.suspectAll()
+            #expect(cache.cached(1, now: .now()) == nil, "first the database is asked")
+            let again = try await cache.value(for: 1, on: Self.loop).get()
+            #expect(again == 10)
+            #expect(cache.cached(1, now: .now()) == .some(10), "and then nobody waits for it")
+            cache.forget(2)
+            await #expect(throws: ProxyRefusal.self, "what is known to have changed does not serve on") {
+                _ = try await cache.value(for: 2, on: Self.loop).get()
+            }
+            await #expect(throws: ProxyRefusal.self, "nor what was never known") {
+                _ = try await cache.value(for: 3, on: Self.loop).get()
+            }
+            group.cancelAll()
+        }
+    }
+
+    @Test func questionsWaitInLineBeyondTheLimit() async throws {
+        let running = Mutex(0)
+        let most = Mutex(0)
+        let cache = LookupCache<Int, Int>(
+            entriesLimit: 100,
+            loadsLimit: 3,
+            log: Logger(label: "test"),
+            lifetime: { _ in .seconds(60) },
+            load: { key in
+                let now = running.withLock { count in
+                    count += 1
+                    return count
+                }
+                most.withLock { $0 = max($0, now) }
+                try await Task.sleep(for: .milliseconds(5))
+                running.withLock { $0 -= 1 }
+                return key
+            }
+        )
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { await cache.run() }
+            let answers = (0..<30).map { cache.value(for: $0, on: Self.loop) }
+            for (number, answer) in answers.enumerated() {
+                let value = try await answer.get()
+                #expect(value == number)
+            }
+            group.cancelAll()
+        }
+        #expect(most.withLock { $0 } == 3)
+    }
+
     @Test func theCacheIsBoundedAndKeepsWhatIsUsed() {
         var cache = BoundedCache<Int, Int>(limit: 100)
         cache.insert(-1, for: -1)

@@ -84,8 +84,8 @@ struct RouteQueriesTests {
                 try await runner.report(sandbox, .stopping)
                 try await eventually("sandbox") { heard.has(.sandbox(sandbox)) }
                 try await database.owner.execute("DELETE FROM api_key")
-                let hash = SHA256.hash(data: Array(tenant.key.text.utf8)).map { String(format: "%02x", $0) }.joined()
-                try await eventually("key") { heard.has(.key(hashPrefix: hash)) }
+                let revoked = RouteChange.key(KeyTag(of: tenant.key.hash))
+                try await eventually("key") { heard.has(revoked) }
                 group.cancelAll()
             }
         }

@@ -7,6 +7,7 @@ our own behind a veth pair with addresses of TEST-NET-3 (203.0.113.0/24); nothin
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 from typing import IO, NamedTuple
@@ -15,10 +16,11 @@ COMMAND_SECONDS = 30
 
 
 class HostNetwork:
-    """Commands in the network namespace of a process."""
+    """Commands in the network namespace of a process. It may end: the namespace is held open."""
 
     def __init__(self, pid: int) -> None:
-        self._enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        self._enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "--"]
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run([*self._enter, *command], capture_output=True, text=True, timeout=COMMAND_SECONDS)

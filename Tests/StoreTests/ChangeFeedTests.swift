@@ -36,12 +36,12 @@ import Testing
             let tenant = try await database.makeTenant()
             try await withFeed(database) { feed, changes in
                 _ = try await database.owner.apiKeys.delete(named: "test", in: tenant.organization, of: tenant.user)
-                let digits = tenant.key.hash.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+                let revoked = RouteChange.key(KeyTag(of: tenant.key.hash))
                 let deadline = ContinuousClock.now + .seconds(10)
-                while !changes.withLock({ $0.contains(.key(hashPrefix: digits)) }), .now < deadline {
+                while !changes.withLock({ $0.contains(revoked) }), .now < deadline {
                     try await Task.sleep(for: .milliseconds(10))
                 }
-                #expect(changes.withLock { $0.contains(.key(hashPrefix: digits)) })
+                #expect(changes.withLock { $0.contains(revoked) })
             }
         }
     }

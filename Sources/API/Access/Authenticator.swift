@@ -21,11 +21,20 @@ struct Authenticator: Sendable {
             )
         }
         guard let key = try await key(secret, from: address) else {
+            let wasExhausted = failures.isExhausted(address)
             failures.note(address)
-            throw APIError(.unauthorized, "the API key is not valid: it is unknown, revoked or expired")
+            throw Self.refusal(wasExhausted, address)
         }
         uses.note(key.id)
         return Caller(key)
+    }
+
+    /// Only who fails is told to wait. A valid key is good also from an address that is exhausted, for that may be a proxy's,
+    /// which everybody shares; and a key of 256 random bits is not found by guessing, however fast.
+    private static func refusal(_ isExhausted: Bool, _ address: String) -> APIError {
+        isExhausted
+            ? APIError(.tooManyRequests, "too many failed authentications from \(address). Try again in a minute")
+            : APIError(.unauthorized, "the API key is not valid: it is unknown, revoked or expired")
     }
 
     private static func secret(in headers: HTTPFields) -> APIKeySecret? {
@@ -39,10 +48,6 @@ struct Authenticator: Sendable {
         let hash = secret.hash
         let isCacheTrusted = feed.isListening
         if isCacheTrusted, let key = cache.key(hash), key.expiresAt.map({ $0 > Date() }) ?? true { return key }
-        // Valid keys are answered from the cache also when their address is exhausted: only guessing is slowed down.
-        guard !failures.isExhausted(address) else {
-            throw APIError(.tooManyRequests, "too many failed authentications from \(address). Try again in a minute")
-        }
         let ticket = cache.ticket
         guard let key = try await translatingErrors({ try await database.apiKeys.authorize(hash: hash) }) else {
             return nil

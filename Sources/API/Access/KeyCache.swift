@@ -3,15 +3,16 @@ package import Store
 import Synchronization
 
 /// Keys that were found valid, by the hash of their secret, until they change or grow old. A revoked key leaves at once:
-/// the database says so on channel `route`. Bounded.
+/// the database says so on channel `route`, by the key's tag. Bounded.
 package final class KeyCache: Sendable {
     private struct Entry {
+        var hash: [UInt8]
         var key: APIKeyRecord
         var goodUntil: ContinuousClock.Instant
     }
 
     private struct State {
-        var entries: [[UInt8]: Entry] = [:]
+        var entries: [KeyTag: Entry] = [:]
         var forgettings = 0
     }
 
@@ -27,7 +28,9 @@ package final class KeyCache: Sendable {
     /// The key, if it is known and not old. Its own expiry is the caller's to check.
     func key(_ hash: [UInt8], now: ContinuousClock.Instant = .now) -> APIKeyRecord? {
         state.withLock { state in
-            guard let entry = state.entries[hash], entry.goodUntil > now else { return nil }
+            guard let entry = state.entries[KeyTag(of: hash)], entry.hash == hash, entry.goodUntil > now else {
+                return nil
+            }
             return entry.key
         }
     }
@@ -39,24 +42,22 @@ package final class KeyCache: Sendable {
         state.withLock { state in
             guard state.forgettings == ticket else { return }
             if state.entries.count >= limit { state.entries.removeAll() }  // rare, and cheaper than any order kept
-            state.entries[hash] = Entry(key: key, goodUntil: now + lifetime)
+            state.entries[KeyTag(of: hash)] = Entry(hash: hash, key: key, goodUntil: now + lifetime)
         }
     }
 
     /// Forgets one key at once.
-    func forget(_ hash: [UInt8]) {
+    func forget(_ tag: KeyTag) {
         state.withLock { state in
             state.forgettings += 1
-            state.entries[hash] = nil
+            state.entries[tag] = nil
         }
     }
 
     /// What the database says on channel `route`.
     package func heed(_ change: RouteChange) {
         switch change {
-        case .key(let digits):
-            guard let hash = [UInt8](hexadecimal: digits) else { return forgetAll() }
-            forget(hash)
+        case .key(let tag): forget(tag)
         case .organization(let id): forgetAll { $0.organizationID == id }
         case .resync: forgetAll()
         case .sandbox, .runner: break
@@ -68,14 +69,5 @@ package final class KeyCache: Sendable {
             state.forgettings += 1
             state.entries = state.entries.filter { !isConcerned($0.value.key) }
         }
-    }
-}
-
-extension [UInt8] {
-    /// Reads 64 hexadecimal digits, which is a whole hash; nil for anything else.
-    fileprivate init?(hexadecimal text: String) {
-        let digits = text.utf8.compactMap { Character(UnicodeScalar($0)).hexDigitValue }
-        guard digits.count == 64, text.utf8.count == 64 else { return nil }
-        self = stride(from: 0, to: 64, by: 2).map { UInt8(digits[$0] * 16 + digits[$0 + 1]) }
     }
 }

@@ -29,7 +29,7 @@ struct APIKeyRoutes: Sendable {
                 return try .json(APIKeyWire(key))
             },
             APIRoute(.delete, "/api-keys/{name}", "delete_api_key", .key) { call in
-                try await delete(call.parameter("name"), of: try call.caller.user, in: try call.caller.organization)
+                try await delete(call.parameter("name"), of: try call.caller.user, by: try call.caller)
             },
             APIRoute(.delete, "/api-keys/{userId}/{name}", "delete_api_key_for_user", .key, deleteForUser),
         ]
@@ -60,11 +60,23 @@ struct APIKeyRoutes: Sendable {
         }
     }
 
-    private func delete(_ name: String, of user: UserID, in organization: OrganizationID) async throws -> Response {
+    /// A key may revoke itself, and others that can do no more than it: a leaked one cannot end the keys of administrators.
+    private func delete(_ name: String, of user: UserID, by caller: Caller) async throws -> Response {
+        let organization = caller.organization
+        guard let key = try await database.apiKeys.find(named: name, in: organization, of: user) else {
+            throw Self.notFound(name)
+        }
+        let beyond = caller.permissions.missing(of: PermissionSet(key.permissions))
+        guard key.id == caller.key.id || beyond.isEmpty else {
+            throw APIError.forbidden(
+                "the API key '\(name.shortened)' may do what this one may not (\(beyond.joined(separator: ", "))), "
+                    + "so it can be revoked only with one that may"
+            )
+        }
         guard let hash = try await database.apiKeys.delete(named: name, in: organization, of: user) else {
             throw Self.notFound(name)
         }
-        cache.forget(hash)
+        cache.forget(KeyTag(of: hash))
         return .empty(.noContent)
     }
 
@@ -77,7 +89,7 @@ struct APIKeyRoutes: Sendable {
                 throw APIError.forbidden("only an owner of the organization may revoke the keys of others")
             }
         }
-        return try await delete(name, of: user, in: caller.organization)
+        return try await delete(name, of: user, by: caller)
     }
 }
 
@@ -148,6 +160,11 @@ struct NewAPIKeyWire: Sendable {
                 fields.complain("expiresAt is '\(text.shortened)', but must be a time as in 2026-01-01T00:00:00Z")
             }
             if let expiresAt, expiresAt <= Date() { fields.complain("expiresAt is '\(text.shortened)', which is past") }
+        }
+        if let end = caller.key.expiresAt, expiresAt.map({ $0 > end }) ?? true {
+            fields.complain(
+                "expiresAt must be \(Timestamp.text(end)) at the latest, when the key that asks expires itself"
+            )
         }
         try fields.finish()
         let beyond = caller.permissions.missing(of: PermissionSet(permissions))

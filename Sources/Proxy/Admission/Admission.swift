@@ -18,7 +18,6 @@ struct Admission: Sendable {
         case undecided(EventLoopFuture<Destination>)
     }
 
-    private static let keyBytesLimit = 512
     let table: RouteTable
 
     /// The credential of `head`. Throws 401 where there is none that is well formed.
@@ -26,7 +25,9 @@ struct Admission: Sendable {
         if let field = head.fields.authorization {
             let hash = head.bytes.withUnsafeReadableBytes { Self.keyHash($0, field) }
             guard let hash else {
-                throw .unauthorized("Authorization must be 'Bearer <api key>'; other schemes are not accepted")
+                throw .unauthorized(
+                    "Authorization must be 'Bearer <api key>', and an API key looks like mrt_…; use another"
+                )
             }
             return .key(hash)
         }
@@ -41,10 +42,10 @@ struct Admission: Sendable {
         let now = NIODeadline.now()
         switch credential {
         case .key(let hash):
-            if let grant = table.grants.cached(hash, now: now),
+            if let known = table.grants.cached(hash, now: now),
                 let destination = table.destinations.cached(sandbox, now: now)
             {
-                return Self.decision { () throws(ProxyRefusal) in try Self.check(grant, destination) }
+                return Self.decision { () throws(ProxyRefusal) in try Self.check(known?.grant(of: hash), destination) }
             }
         case .signature(let signed, let method):
             if let destination = table.destinations.cached(sandbox, now: now) {
@@ -69,8 +70,10 @@ struct Admission: Sendable {
     }
 
     private func grant(_ hash: KeyHash, _ loop: any EventLoop) -> EventLoopFuture<KeyGrant?> {
-        guard let known = table.grants.cached(hash, now: .now()) else { return table.grants.value(for: hash, on: loop) }
-        return loop.makeSucceededFuture(known)
+        guard let known = table.grants.cached(hash, now: .now()) else {
+            return table.grants.value(for: hash, on: loop).map { $0?.grant(of: hash) }
+        }
+        return loop.makeSucceededFuture(known?.grant(of: hash))
     }
 
     private static func destination(
@@ -129,10 +132,13 @@ struct Admission: Sendable {
     }
 
     private static func keyHash(_ bytes: UnsafeRawBufferPointer, _ field: Range<Int>) -> KeyHash? {
-        guard field.count <= keyBytesLimit, Syntax.hasPrefix(bytes, field, "bearer ") else { return nil }
-        let key = Syntax.trimmed(bytes, (field.lowerBound + 7)..<field.upperBound)
-        guard !key.isEmpty, !key.contains(where: { bytes[$0] == Syntax.space }) else { return nil }
-        return KeyHash(SHA256.hash(data: UnsafeRawBufferPointer(rebasing: bytes[key])))
+        guard Syntax.hasPrefix(bytes, field, "bearer ") else { return nil }
+        let key = UnsafeRawBufferPointer(
+            rebasing: bytes[Syntax.trimmed(bytes, (field.lowerBound + 7)..<field.upperBound)]
+        )
+        // What cannot be a key costs no hash and no question to the database.
+        guard APIKeySecret.isWellFormed(key) else { return nil }
+        return KeyHash(SHA256.hash(data: key))
     }
 
     /// Only two operations can be signed for.

@@ -6,10 +6,16 @@ import Synchronization
 ///
 /// Whatever is forgotten while its answer is on the way is asked again, so an answer older than a notification is
 /// never kept or given out.
+///
+/// While the database does not answer, what it said last serves on for `outageLifetime`, so that its restart does not stop
+/// traffic. What was known to have changed is not served: it was forgotten.
 final class LookupCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     private struct Entry {
         var value: Value?
         var expires: NIODeadline
+        /// Until when it may be used while the database does not answer.
+        var outlives: NIODeadline
+        var generation: Int
     }
 
     private struct Question {
@@ -21,30 +27,49 @@ final class LookupCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     private struct State {
         var entries: BoundedCache<Key, Entry>
         var questions: [Key: Question] = [:]
+        /// Entries of earlier generations are suspect: to be asked for again.
+        var generation = 0
+        /// The database failed a moment ago: what is kept is used without asking it until then.
+        var isDownUntil = NIODeadline.distantPast
+
+        mutating func entry(_ key: Key, at now: NIODeadline) -> Entry? {
+            guard let entry = entries.value(for: key) else { return nil }
+            if entry.generation == generation, entry.expires > now { return entry }
+            return isDownUntil > now && entry.outlives > now ? entry : nil
+        }
     }
 
     /// A question is asked anew this often where changes keep overtaking it.
     private static var attemptsLimit: Int { 4 }
     private static var questionsLimit: Int { 16_384 }
+    /// So long nobody waits for a database that has just failed.
+    private static var outagePause: TimeAmount { .seconds(1) }
 
     private let state: Mutex<State>
+    private let loadsLimit: Int
     private let load: @Sendable (Key) async throws -> Value?
     private let lifetime: @Sendable (Value?) -> TimeAmount
+    private let outageLifetime: TimeAmount
     private let questions: AsyncStream<Key>
     private let asking: AsyncStream<Key>.Continuation
     private let log: Logger
 
     /// - Parameters:
+    ///   - loadsLimit: so many questions are asked at a time; the others wait in line.
     ///   - lifetime: how long an answer (nil: there is none) may be used; zero means only by those who waited for it.
     ///   - load: asks the database.
     init(
         entriesLimit: Int,
+        loadsLimit: Int = .max,
+        outageLifetime: TimeAmount = .zero,
         log: Logger,
         lifetime: @escaping @Sendable (Value?) -> TimeAmount,
         load: @escaping @Sendable (Key) async throws -> Value?
     ) {
         state = Mutex(State(entries: BoundedCache(limit: entriesLimit)))
         (questions, asking) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(Self.questionsLimit))
+        self.loadsLimit = loadsLimit
+        self.outageLifetime = outageLifetime
         self.lifetime = lifetime
         self.load = load
         self.log = log
@@ -53,8 +78,7 @@ final class LookupCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
     /// A kept answer. The outer nil: none is kept; the inner: it is known that there is no such thing.
     func cached(_ key: Key, now: NIODeadline) -> Value?? {
         state.withLock { state in
-            guard let entry = state.entries.value(for: key), entry.expires > now else { return Value??.none }
-            return .some(entry.value)
+            state.entry(key, at: now).map { .some($0.value) } ?? Value??.none
         }
     }
 
@@ -85,10 +109,25 @@ final class LookupCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
         }
     }
 
+    /// Messages may have been lost: nothing that is kept is used before the database was asked again.
+    func suspectAll() {
+        state.withLock { state in
+            state.generation += 1
+            state.isDownUntil = .distantPast
+            for key in state.questions.keys { state.questions[key]?.isStale = true }
+        }
+    }
+
     /// Asks the database until cancelled.
     func run() async {
-        await withDiscardingTaskGroup { group in
+        await withTaskGroup(of: Void.self) { group in
+            var free = loadsLimit
             for await key in questions {
+                if free == 0 {
+                    await group.next()
+                    free += 1
+                }
+                free -= 1
                 group.addTask { await self.answer(key) }
             }
         }
@@ -106,18 +145,39 @@ final class LookupCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
             settle(key, .failure(ProxyRefusal.unavailable("the proxy is shutting down; try again")))
         } catch {
             log.error("lookup failed", metadata: ["error": "\(error)"])
-            settle(key, .failure(ProxyRefusal.unavailable("the database cannot be asked at the moment; try again")))
+            settle(key, lastKnown(key))
         }
     }
 
     /// False where the answer was forgotten before it came.
     private func keep(_ value: Value?, for key: Key) -> Bool {
-        let expires = NIODeadline.now() + lifetime(value)
+        let (now, lifetime) = (NIODeadline.now(), lifetime(value))
+        let outlives = now + (value == nil || lifetime == .zero ? .zero : outageLifetime)
         return state.withLock { state in
+            state.isDownUntil = .distantPast
             guard state.questions[key]?.isStale == false else { return false }
-            state.entries.insert(Entry(value: value, expires: expires), for: key)
+            let entry = Entry(
+                value: value,
+                expires: now + lifetime,
+                outlives: outlives,
+                generation: state.generation
+            )
+            state.entries.insert(entry, for: key)
             return true
         }
+    }
+
+    /// What serves in place of an answer that the database does not give.
+    private func lastKnown(_ key: Key) -> Result<Value?, any Error> {
+        let now = NIODeadline.now()
+        let entry = state.withLock { state in
+            state.isDownUntil = now + Self.outagePause
+            return state.entry(key, at: now)
+        }
+        guard let entry else {
+            return .failure(ProxyRefusal.unavailable("the database cannot be asked at the moment; try again"))
+        }
+        return .success(entry.value)
     }
 
     private func settle(_ key: Key, _ result: Result<Value?, any Error>) {

@@ -6,21 +6,47 @@ import NIOCore
 import Store
 
 /// The SHA-256 of an API key; the key itself is never kept.
+///
+/// Equal tags count as equal, so that a message which carries only the tag finds the key in a cache at once. Whoever uses
+/// what was found compares the whole hash: ``KnownGrant/grant(of:)``.
 struct KeyHash: Hashable, Sendable {
+    let tag: KeyTag
     private let words: SIMD4<UInt64>
 
     init(_ digest: SHA256Digest) {
         words = digest.withUnsafeBytes { $0.loadUnaligned(as: SIMD4<UInt64>.self) }
+        tag = KeyTag(of: digest)
+    }
+
+    /// A hash that finds what is kept under a tag, and is the same as none.
+    init(tag: KeyTag) {
+        words = .zero
+        self.tag = tag
     }
 
     var bytes: [UInt8] { withUnsafeBytes(of: words) { Array($0) } }
+
+    func isSame(as other: KeyHash) -> Bool { words == other.words }
+
+    static func == (one: KeyHash, other: KeyHash) -> Bool { one.tag == other.tag }
+
+    func hash(into hasher: inout Hasher) { hasher.combine(tag) }
+}
+
+/// What a key allows, and which key that is.
+struct KnownGrant: Sendable {
+    fileprivate let hash: KeyHash
+    let grant: KeyGrant
+
+    /// nil for another key with the same tag.
+    func grant(of asked: KeyHash) -> KeyGrant? { hash.isSame(as: asked) ? grant : nil }
 }
 
 /// What the proxy knows of routes and keys. The database tells the truth, notifications make it fresh, and the
-/// lifetimes bound how long a lost notification can matter.
+/// lifetimes bound how long a lost notification can matter, and how long an outage of the database does not.
 final class RouteTable: Sendable {
     let destinations: LookupCache<SandboxID, Destination>
-    let grants: LookupCache<KeyHash, KeyGrant>
+    let grants: LookupCache<KeyHash, KnownGrant>
     private let source: any RouteSource
     private let log: Logger
 
@@ -29,6 +55,7 @@ final class RouteTable: Sendable {
         self.log = log
         destinations = LookupCache(
             entriesLimit: limits.cacheEntriesLimit,
+            outageLifetime: limits.outageLifetime,
             log: log,
             lifetime: { destination in
                 guard let destination else { return limits.absenceLifetime }
@@ -39,9 +66,13 @@ final class RouteTable: Sendable {
         )
         grants = LookupCache(
             entriesLimit: limits.cacheEntriesLimit,
+            loadsLimit: limits.keyLookupsAtOnceLimit,
+            outageLifetime: limits.outageLifetime,
             log: log,
             lifetime: { $0 == nil ? limits.absenceLifetime : limits.keyLifetime },
-            load: { try await source.grant(keyHash: $0.bytes) }
+            load: { hash in
+                try await source.grant(keyHash: hash.bytes).map { KnownGrant(hash: hash, grant: $0) }
+            }
         )
     }
 
@@ -51,12 +82,12 @@ final class RouteTable: Sendable {
         case .sandbox(let id): destinations.forget(id)
         case .runner(let id): destinations.forget { $1 == nil || $1?.route.runner == id }
         case .organization(let id):
-            grants.forget { $1 == nil || $1?.organization == id }
+            grants.forget { $1 == nil || $1?.grant.organization == id }
             destinations.forget { $1 == nil || $1?.route.organization == id }
-        case .key(let prefix): grants.forget { key, _ in Hexadecimal.text(key.bytes).hasPrefix(prefix) }
+        case .key(let tag): grants.forget(KeyHash(tag: tag))
         case .resync:
-            grants.forget { _, _ in true }
-            destinations.forget { _, _ in true }
+            grants.suspectAll()
+            destinations.suspectAll()
         }
     }
 

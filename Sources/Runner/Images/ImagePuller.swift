@@ -52,6 +52,16 @@ package final class ImagePuller: Sendable {
         if begins { request.yield(image) }
     }
 
+    /// `sandbox` waits for no image any more.
+    package func forget(_ sandbox: SandboxID) {
+        fetches.withLock { fetches in
+            for (image, fetch) in fetches {
+                guard case .failed(let error, var untold) = fetch, untold.remove(sandbox) != nil else { continue }
+                fetches[image] = untold.isEmpty ? nil : .failed(error, untold: untold)
+            }
+        }
+    }
+
     /// Pulls what is asked for until its task is cancelled. `wake` is told each sandbox whose image has come, or has not.
     package func run(wake: @escaping @Sendable (SandboxID) -> Void) async {
         await withDiscardingTaskGroup { group in

@@ -2,6 +2,7 @@ import CLinux
 import Domain
 import NIOCore
 import NIOPosix
+import Synchronization
 
 #if canImport(Glibc)
     import Glibc
@@ -34,8 +35,9 @@ struct NamespaceDialer: Sendable {
         initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel> {
         threads.runIfActive(eventLoop: loop) { try Self.openSocket(in: target, of: sandbox) }
-            .flatMap { connection in
-                ClientBootstrap(group: loop)
+            .flatMap { descriptor in
+                let connection = OwnedSocket(descriptor)
+                return ClientBootstrap(group: loop)
                     .channelOption(.allowRemoteHalfClosure, value: true)
                     .connectTimeout(limits.dialDeadline)
                     .channelInitializer { channel in
@@ -45,7 +47,26 @@ struct NamespaceDialer: Sendable {
                     }
                     .connect(host: "127.0.0.1", port: port)
                     .flatMapErrorThrowing { throw Self.refusal(for: $0, sandbox: sandbox, port: port) }
+                    .always { _ in connection.close() }
             }
+    }
+
+    /// A socket that is closed once, however the dialing ends: also before a channel took it over.
+    private final class OwnedSocket: Sendable {
+        let descriptor: CInt
+        private let isClosed = Mutex(false)
+
+        init(_ descriptor: CInt) { self.descriptor = descriptor }
+
+        deinit { close() }
+
+        func close() {
+            let isMine = isClosed.withLock { isClosed in
+                defer { isClosed = true }
+                return !isClosed
+            }
+            if isMine { _ = Glibc.close(descriptor) }
+        }
     }
 
     /// Blocking for microseconds; called on the dialer's own threads. The caller owns the descriptor.
@@ -61,12 +82,11 @@ struct NamespaceDialer: Sendable {
     }
 
     /// Puts the channel, which has not been registered or connected yet, on the socket from the other namespace.
-    private static func reseat(_ channel: any Channel, on connection: CInt) -> EventLoopFuture<Void> {
-        defer { _ = Glibc.close(connection) }
+    private static func reseat(_ channel: any Channel, on connection: OwnedSocket) -> EventLoopFuture<Void> {
         do {
             let moved = try channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
                 of: NIOBSDSocket.Handle.self
-            ) { martlet_reseat(connection, $0) }
+            ) { martlet_reseat(connection.descriptor, $0) }
             guard moved == 0 else { throw IngressRefusal.internal("the channel's socket could not be replaced") }
             return channel.eventLoop.makeSucceededVoidFuture()
         } catch {

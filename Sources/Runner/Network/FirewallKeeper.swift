@@ -90,18 +90,18 @@ package final class FirewallKeeper: Sendable {
         if hadAny { try await nextApplication() }
     }
 
-    /// Adds rules for containers that are there already, and brings those of `policies` up to date. Never takes any away, and
-    /// leaves alone what another placement's rules hold. They are in the kernel after the next ``verify()``.
-    /// Returns whether the set was changed.
+    /// Adds rules for containers that are there already and have none in the set. Never changes any: what was found was read
+    /// a while ago, and a pass may have brought newer ones since. Leaves alone what another placement's rules hold. They are in
+    /// the kernel after the next ``verify()``. Returns whether the set was changed.
     package func adopt(_ found: [PlacementKey: SandboxFirewall]) -> Bool {
         state.withLock { state in
-            let before = state.entries
+            let before = state.entries.count
             var slots = Dictionary(state.entries.map { ($0.value.slot, $0.key) }) { first, _ in first }
-            for (key, rules) in found where slots[rules.slot, default: key] == key {
+            for (key, rules) in found where state.entries[key] == nil && slots[rules.slot] == nil {
                 state.entries[key] = rules
                 slots[rules.slot] = key
             }
-            return state.entries != before
+            return state.entries.count != before
         }
     }
 
@@ -129,6 +129,8 @@ package final class FirewallKeeper: Sendable {
         }
         guard !waiters.isEmpty else { return false }
         do {
+            // Without it two neighbours meet on the bridge whatever the rules say, so no rule counts as applied.
+            try await kernel.requireBridgeFiltering()
             let changed = try await kernel.converge(host: host, sandboxes: Array(entries.values))
             let knew = state.withLock { state in
                 defer { state.applied = entries }

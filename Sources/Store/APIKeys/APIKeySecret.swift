@@ -19,9 +19,14 @@ package struct APIKeySecret: Sendable, Hashable, CustomStringConvertible {
 
     /// Reads a secret; nil if it cannot be one, so that nonsense costs no query.
     package init?(_ text: some StringProtocol) {
-        let isWellFormed =
-            text.utf8.count == Self.length && text.hasPrefix(Self.marker)
-            && text.utf8.dropFirst(4).allSatisfy { byte in
+        guard Self.isWellFormed(Array(text.utf8)) else { return nil }
+        self.text = String(text)
+    }
+
+    /// Whether these bytes have the form of a secret.
+    package static func isWellFormed(_ bytes: some Collection<UInt8>) -> Bool {
+        bytes.count == length && bytes.starts(with: marker.utf8)
+            && bytes.dropFirst(marker.utf8.count).allSatisfy { byte in
                 switch byte {
                 case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
                     UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "_"):
@@ -29,8 +34,6 @@ package struct APIKeySecret: Sendable, Hashable, CustomStringConvertible {
                 default: false
                 }
             }
-        guard isWellFormed else { return nil }
-        self.text = String(text)
     }
 
     private init(unchecked text: String) { self.text = text }

@@ -62,13 +62,28 @@ package struct KeyGrant: Sendable, Hashable {
     }
 }
 
+/// The first eight bytes of an API key's hash: enough to find the key in a cache, too little to be of use to whoever hears it.
+package struct KeyTag: Sendable, Hashable {
+    private let value: UInt64
+
+    /// Reads sixteen hexadecimal digits; nil for anything else.
+    package init?(hexadecimal text: some StringProtocol) {
+        guard text.utf8.count == 16, let value = UInt64(text, radix: 16), !text.hasPrefix("+") else { return nil }
+        self.value = value
+    }
+
+    /// The tag of a hash, which has eight bytes at least.
+    package init(of hash: some Sequence<UInt8>) {
+        value = hash.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+    }
+}
+
 /// One message of channel `route`: what a cache must forget.
 package enum RouteChange: Sendable, Hashable {
     case sandbox(SandboxID)
     case runner(RunnerID)
     case organization(OrganizationID)
-    /// Lower-case hexadecimal digits that the hash of the key begins with.
-    case key(hashPrefix: String)
+    case key(KeyTag)
     /// Messages may have been lost: everything must be forgotten.
     case resync
 
@@ -84,7 +99,7 @@ package enum RouteChange: Sendable, Hashable {
             case "sandbox": SandboxID(parts[1]).map { .sandbox($0) }
             case "runner": RunnerID(parts[1]).map { .runner($0) }
             case "organization": OrganizationID(parts[1]).map { .organization($0) }
-            case "key": .key(hashPrefix: String(parts[1]))
+            case "key": KeyTag(hexadecimal: parts[1].prefix(16)).map { .key($0) }
             default: nil
             }
         self = change ?? .resync

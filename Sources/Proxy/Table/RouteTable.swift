@@ -71,7 +71,8 @@ final class RouteTable: Sendable {
             log: log,
             lifetime: { $0 == nil ? limits.absenceLifetime : limits.keyLifetime },
             load: { hash in
-                try await source.grant(keyHash: hash.bytes).map { KnownGrant(hash: hash, grant: $0) }
+                guard let grant = try await source.grant(keyHash: hash.bytes) else { return nil }
+                return KnownGrant(hash: hash, grant: grant)
             }
         )
     }

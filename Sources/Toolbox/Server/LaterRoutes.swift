@@ -6,9 +6,8 @@ func addLaterRoutes(to routes: inout RouteMap) {
         (.get, ["/process/session", "/process/session/{id}", "/process/session/{id}/command/{command}"]),
         (.get, ["/process/session/{id}/command/{command}/logs"]),
         (.post, ["/process/session", "/process/session/{id}/exec", "/process/session/{id}/command/{command}/input"]),
-        (.delete, ["/process/session/{id}", "/process/pty/{id}", "/process/interpreter/context/{id}"]),
-        (.get, ["/process/pty", "/process/pty/create-connect", "/process/pty/{id}", "/process/pty/{id}/connect"]),
-        (.post, ["/process/pty", "/process/pty/{id}/resize", "/process/interpreter/context"]),
+        (.delete, ["/process/session/{id}", "/process/interpreter/context/{id}"]),
+        (.post, ["/process/interpreter/context"]),
         (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
         (
             .post,

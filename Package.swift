@@ -21,7 +21,7 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
 }
 
 /// Rooms that have a README of their own.
-let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox"]
+let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox", "WebSockets"]
 
 func executable(
     _ name: String,
@@ -137,7 +137,10 @@ let targets: [Target] = [
     tests("FirewallTests", ["Firewall", .logging, .subprocess]),
     tests(
         "ToolboxTests",
-        ["Toolbox", "WebSockets", .logging, .nioCore, .nioHTTP1, .nioPosix, .nioWebSocket, .serviceLifecycle]
+        [
+            "Toolbox", "WebSockets", .hummingbird, .hummingbirdCore, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            .serviceLifecycle,
+        ]
     ),
     tests(
         "APITests",

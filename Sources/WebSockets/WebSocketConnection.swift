@@ -93,7 +93,6 @@ final class WebSocketConnection: ChannelDuplexHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let frame = unwrapInboundIn(data)
-        lastHeard = .now()
         switch phase {
         case .open:
             do {
@@ -104,6 +103,12 @@ final class WebSocketConnection: ChannelDuplexHandler {
         case .closing where frame.opcode == .connectionClose: context.close(promise: nil)
         case .closing, .gone: break
         }
+    }
+
+    /// Bytes came, if only a part of a large frame.
+    func channelReadComplete(context: ChannelHandlerContext) {
+        lastHeard = .now()
+        context.fireChannelReadComplete()
     }
 
     func read(context: ChannelHandlerContext) {

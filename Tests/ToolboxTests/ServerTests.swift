@@ -32,7 +32,7 @@ extension DaemonSuites {
                 ("GET", "/nothing", 404, "NOT_FOUND"), ("POST", "/version", 405, "METHOD_NOT_ALLOWED"),
                 ("GET", "/process/session", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/process/session/x/command/y/logs?follow=true", 501, "NOT_IMPLEMENTED"),
-                ("GET", "/process/pty/create-connect?id=1", 501, "NOT_IMPLEMENTED"),
+                ("GET", "/lsp/document-symbols", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/git/status?path=x", 501, "NOT_IMPLEMENTED"),
                 ("POST", "/computeruse/mouse/move", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/files/info", 400, "INVALID_FILE_PATH"),

@@ -39,7 +39,11 @@ package final class ProcessTable: Sendable {
             state.closed = true
             return Array(state.trees.values)
         }
-        for tree in trees { tree.signal(SIGTERM) }
+        for tree in trees {
+            tree.signal(SIGTERM)
+            // Interactive shells ignore SIGTERM. A hang-up ends them, and they tell their jobs.
+            if tree.hasTerminal { tree.signal(SIGHUP) }
+        }
         if await waitUntilEmpty(for: grace) { return }
         for tree in state.withLock({ Array($0.trees.values) }) { tree.kill() }
         _ = await waitUntilEmpty(for: .seconds(2))

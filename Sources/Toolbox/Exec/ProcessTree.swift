@@ -40,6 +40,8 @@ package final class ProcessTree: Sendable {
     package var errors: NIOAsyncChannel<ByteBuffer, Never>? { streams.errors }
     /// The programs' standard input, unless the streams are `merged`.
     package var input: ProgramInput? { streams.input }
+    /// Whether its streams are a terminal.
+    package var hasTerminal: Bool { streams.input?.isTerminal ?? false }
     /// Fulfilled with the leader's process id, or with the errno that kept it from starting.
     package let started: EventLoopFuture<Int32>
     /// Fulfilled when the leader ended. Never fails.

@@ -13,10 +13,17 @@ package struct ProgramInput: Sendable {
         self.terminal = terminal
     }
 
+    var isTerminal: Bool { terminal != nil }
+
     /// Writes all of it, and waits while the program does not read: who awaits this never has more than one piece pending.
     /// - Throws: `IOError` (EPIPE) or `ChannelError` once nobody can read it any more.
     package func write(_ bytes: ByteBuffer) async throws {
-        try await channel.writeAndFlush(bytes).get()
+        try await startWriting(bytes).get()
+    }
+
+    /// The same for a caller that may stop waiting; it must bound what it has pending.
+    func startWriting(_ bytes: ByteBuffer) -> EventLoopFuture<Void> {
+        channel.writeAndFlush(bytes)
     }
 
     /// Ends the input: the program reads the end of file. A terminal is hung up by it, and its output ends.

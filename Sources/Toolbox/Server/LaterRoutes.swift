@@ -3,9 +3,8 @@ import HTTPTypes
 /// Routes of the contract that are not built yet answer 501, so that a user learns more than "not found".
 func addLaterRoutes(to routes: inout RouteMap) {
     let later: [(HTTPRequest.Method, [String])] = [
-        (.delete, ["/process/pty/{id}", "/process/interpreter/context/{id}"]),
-        (.get, ["/process/pty", "/process/pty/create-connect", "/process/pty/{id}", "/process/pty/{id}/connect"]),
-        (.post, ["/process/pty", "/process/pty/{id}/resize", "/process/interpreter/context"]),
+        (.delete, ["/process/interpreter/context/{id}"]),
+        (.post, ["/process/interpreter/context"]),
         (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
         (
             .post,

@@ -181,6 +181,10 @@ package struct ToolboxDaemon: Service {
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
+        addTerminalRoutes(
+            to: &routes,
+            TerminalTable(processes: processes, environment: environment, workingDirectory: workingDirectory)
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

@@ -33,7 +33,8 @@ struct LogCursor: Sendable {
 extension LogPiece {
     /// Leaves the last bytes for later: what came after the end that the reader was promised.
     fileprivate mutating func cut(by surplus: Int) {
-        records = records.getSlice(at: records.readerIndex, length: max(0, records.readableBytes - surplus)) ?? ByteBuffer()
+        records =
+            records.getSlice(at: records.readerIndex, length: max(0, records.readableBytes - surplus)) ?? ByteBuffer()
         next -= surplus
     }
 }

@@ -105,9 +105,7 @@ package final class LogDirectory: Sendable {
         let path = "\(parent)/\(name)"
         guard let directory = try? DirectoryStream(path, followLinks: false, to: "remove") else { return }
         if unlessLocked, flock(directory.descriptor, LOCK_EX | LOCK_NB) != 0 { return }
-        for entry in directory.names() {
-            _ = entry.bytes.withUnsafeBufferPointer { unlinkat(directory.descriptor, $0.baseAddress!, 0) }  // holds the NUL
-        }
+        for entry in directory.names() { unlinkat(directory.descriptor, entry.bytes, 0) }
         rmdir(path)
     }
 }

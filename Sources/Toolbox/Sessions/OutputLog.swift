@@ -293,7 +293,8 @@ extension OutputLog {
             case .file(let file, let start, let end):
                 followsGap = followsGap || start > offset
                 offset = max(start, offset)
-                if let records = await Self.read(file, at: offset - start, count: min(end - offset, LogLimit.readBytes)) {
+                if let records = await Self.read(file, at: offset - start, count: min(end - offset, LogLimit.readBytes))
+                {
                     return LogPiece(records: records, next: offset + records.readableBytes, followsGap: followsGap)
                 }
                 // Forgotten meanwhile, or somebody meddled with the file.

@@ -149,7 +149,11 @@ extension SessionCommand.State {
     /// Counts input, and keeps it if the command does not run yet.
     mutating func accept(_ bytes: ByteBuffer, isAsync: Bool) throws -> CommandStreams? {
         if case .finished(let code, _) = phase {
-            throw ToolboxError(.gone, "COMMAND_ALREADY_COMPLETED", "the command has ended already, with exit code \(code)")
+            throw ToolboxError(
+                .gone,
+                "COMMAND_ALREADY_COMPLETED",
+                "the command has ended already, with exit code \(code)"
+            )
         }
         guard isAsync else {
             throw ToolboxError.badRequest(

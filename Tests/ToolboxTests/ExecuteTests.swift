@@ -283,11 +283,4 @@ struct OutputTests {
             #expect(decoded == [String(decoding: bytes, as: UTF8.self)], "seed \(random.seed): \(bytes)")
         }
     }
-
-    @Test("The log keeps the newest bytes")
-    func logRing() {
-        let ring = LogRing(limit: 10)
-        for number in 0..<100 { ring.append(ByteBuffer(string: "\(number),")) }
-        #expect(String(buffer: ring.contents) == "96,97,98,99,".suffix(10))
-    }
 }

@@ -204,7 +204,7 @@ private func spawn(_ program: ProgramSpecification) throws -> SpawnedEnds {
 }
 
 /// A descriptor that can be handed over once; closed if it never was.
-private final class TakeableDescriptor: Sendable {
+final class TakeableDescriptor: Sendable {
     let descriptor: CInt
     private let taken = Mutex(false)
 
@@ -218,7 +218,9 @@ private final class TakeableDescriptor: Sendable {
     }
 }
 
-private func makePipe() throws -> (read: TakeableDescriptor, write: TakeableDescriptor) {
+/// A pipe whose ends no program inherits.
+/// - Throws: `LaunchFailure`.
+func makePipe() throws -> (read: TakeableDescriptor, write: TakeableDescriptor) {
     var (read, write): (CInt, CInt) = (-1, -1)
     let result = martlet_pipe(&read, &write)
     guard result == 0 else { throw LaunchFailure(reason: "cannot make a pipe: \(describeErrno(-result))") }

@@ -3,10 +3,7 @@ import HTTPTypes
 /// Routes of the contract that are not built yet answer 501, so that a user learns more than "not found".
 func addLaterRoutes(to routes: inout RouteMap) {
     let later: [(HTTPRequest.Method, [String])] = [
-        (.get, ["/process/session", "/process/session/{id}", "/process/session/{id}/command/{command}"]),
-        (.get, ["/process/session/{id}/command/{command}/logs"]),
-        (.post, ["/process/session", "/process/session/{id}/exec", "/process/session/{id}/command/{command}/input"]),
-        (.delete, ["/process/session/{id}", "/process/interpreter/context/{id}"]),
+        (.delete, ["/process/interpreter/context/{id}"]),
         (.post, ["/process/interpreter/context"]),
         (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
         (

@@ -90,6 +90,7 @@ package struct ToolboxDaemon: Service {
     private let logger: Logger
     private let group: any EventLoopGroup
     private let processes: ProcessTable
+    private let logs: LogDirectory
     private let entrypoint: Entrypoint
     private let onListening: @Sendable (Int) -> Void
 
@@ -107,7 +108,8 @@ package struct ToolboxDaemon: Service {
         self.logger = logger
         self.onListening = onListening
         processes = ProcessTable()
-        entrypoint = Entrypoint(arguments: configuration.entrypoint)
+        logs = LogDirectory(in: [Self.spoolDirectory(configuration.environment), "/tmp", "/var/tmp", "/dev/shm"])
+        entrypoint = Entrypoint(arguments: configuration.entrypoint, logs: logs)
     }
 
     /// Ends all programs as graceful shutdown does first.
@@ -141,12 +143,13 @@ package struct ToolboxDaemon: Service {
             do { served = .success(try await application.run()) } catch { served = .failure(error) }
             await stopPrograms()
             tasks.cancelAll()
+            try? await onBlockingThread { [logs] in logs.remove() }
             try served.get()
         }
     }
 
     private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
-        let runner = ProgramRunner(processes: processes, spoolDirectory: spoolDirectory(environment.current))
+        let runner = ProgramRunner(processes: processes, spoolDirectory: Self.spoolDirectory(environment.current))
         let routes = makeRoutes(environment: environment, runner: runner)
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
@@ -192,8 +195,17 @@ package struct ToolboxDaemon: Service {
         let codeRun = CodeRunRoute(runner: runner, environment: environment, workingDirectory: workingDirectory)
         routes.on(.post, "/process/execute") { try await execute($0) }
         routes.on(.post, "/process/code-run") { try await codeRun($0) }
-        routes.on(.get, "/process/session/entrypoint") { [entrypoint] in try await entrypoint.session($0) }
-        routes.on(.get, "/process/session/entrypoint/logs") { [entrypoint] in try await entrypoint.logs($0) }
+        let surroundings = Session.Surroundings(
+            processes: processes,
+            logs: logs,
+            spoolDirectory: runner.spoolDirectory
+        )
+        let sessions = SessionRoutes(
+            surroundings: surroundings,
+            environment: environment,
+            workingDirectory: workingDirectory
+        )
+        addSessionRoutes(to: &routes, sessions, entrypoint)
     }
 
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
@@ -234,7 +246,7 @@ package struct ToolboxDaemon: Service {
         routes.on(.post, "/files/replace") { try await searches.replace($0) }
     }
 
-    private func spoolDirectory(_ environment: [String: String]) -> String {
+    private static func spoolDirectory(_ environment: [String: String]) -> String {
         environment["TMPDIR"].flatMap { $0.hasPrefix("/") ? $0 : nil } ?? "/tmp"
     }
 }

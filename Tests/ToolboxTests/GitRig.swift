@@ -113,7 +113,8 @@ struct GitRig: Sendable {
         async let complaints: Void = drain(try #require(tree.errors))
         try await tree.output.executeThenClose { inbound in
             var pieces = inbound.makeAsyncIterator()
-            let line = String(buffer: try #require(try await pieces.next()))
+            var line = ""
+            while !line.hasSuffix("\n") { line += String(buffer: try #require(try await pieces.next())) }
             try await body(try #require(Int(line.dropFirst("port ".count).dropLast())))
             tree.input?.close()
         }

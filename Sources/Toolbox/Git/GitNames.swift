@@ -115,6 +115,21 @@ package struct GitPath: GitOperand, Equatable {
     package let operand: String
 }
 
+/// Which references to list. The name of a branch holds none of the characters of patterns.
+package enum ReferencePattern: GitOperand, Equatable {
+    case branches
+    case branch(BranchName)
+    case onAnyRemote(BranchName)
+
+    package var operand: String {
+        switch self {
+        case .branches: "refs/heads"
+        case .branch(let name): name.reference
+        case .onAnyRemote(let name): "refs/remotes/*/\(name.operand)"
+        }
+    }
+}
+
 /// Who commits.
 package struct GitIdentity: Sendable, Equatable {
     package let name: String

@@ -12,7 +12,7 @@ extension GitRoutes {
     func branches(_ call: ToolboxCall) async throws -> Response {
         let session = try await repository(try call.query.required("path"), call)
         var command = GitCommand("for-each-ref", "--format=%(refname)")
-        command.addOperands(GitPath(operand: "refs/heads"))
+        command.addOperands(ReferencePattern.branches)
         let names = try await session.check(command).text.split(separator: "\n").map {
             $0.dropFirst("refs/heads/".count)
         }
@@ -73,7 +73,7 @@ extension GitSession {
     /// The branch that HEAD is on, with or without a commit; nil if it is detached.
     func currentBranch() async throws -> BranchName? {
         var command = GitCommand("symbolic-ref", "--quiet")
-        command.addOperands(GitPath(operand: "HEAD"))
+        command.addOperands(GitRevision.head)
         let result = try await run(command)
         if result.exitCode == 1 { return nil }
         guard result.exitCode == 0 else { throw gitFailure(command.title, result) }

@@ -265,7 +265,7 @@ extension GitSession {
         guard report.distance == nil else { return true }
         guard let name = report.branch, let branch = try? BranchName(name, field: "branch") else { return false }
         var command = GitCommand("for-each-ref", "--count=1", "--format=%(refname)")
-        command.addOperands(RemoteBranchPattern(branch: branch))
+        command.addOperands(ReferencePattern.onAnyRemote(branch))
         return try await check(command).output.readableBytes > 0
     }
 
@@ -286,10 +286,4 @@ extension GitSession {
         if let hash = try await hash(of: revision) { return hash }
         throw ToolboxError(.notFound, "NOT_FOUND", "the repository has no commit '\(revision.operand)'")
     }
-}
-
-/// The branch on whatever remote. A name of a branch holds none of the characters of patterns.
-private struct RemoteBranchPattern: GitOperand {
-    var branch: BranchName
-    var operand: String { "refs/remotes/*/\(branch.operand)" }
 }

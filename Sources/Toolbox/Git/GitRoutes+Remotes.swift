@@ -138,7 +138,7 @@ extension GitSession {
         if let branch { return (remote ?? .origin, branch) }
         let current = try await requireBranch()
         var command = GitCommand("for-each-ref", "--format=%(upstream:remotename)%00%(upstream:remoteref)")
-        command.addOperands(GitPath(operand: current.reference))
+        command.addOperands(ReferencePattern.branch(current))
         let upstream = try await check(command).text.split(separator: "\0", omittingEmptySubsequences: false)
         guard upstream.count == 2, !upstream[0].isEmpty, !upstream[1].isEmpty,
             remote == nil || remote?.operand == String(upstream[0])

@@ -185,6 +185,12 @@ package struct ToolboxDaemon: Service {
             to: &routes,
             TerminalTable(processes: processes, environment: environment, workingDirectory: workingDirectory)
         )
+        addGitRoutes(
+            to: &routes,
+            processes: processes,
+            environment: environment,
+            workingDirectory: workingDirectory
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

@@ -1,5 +1,9 @@
 /// Python's `-c` argument: runs the script that follows it under a name of its own, so that `__main__` stays the user's.
-let workerStub = #"import sys; exec(compile(sys.argv.pop(1), "<martlet>", "exec"), {"__name__": "martlet"})"#
+let workerStub = #"""
+    import sys
+    sys.version_info >= (3, 8) or sys.exit("Python 3.8 or later is needed, this is " + sys.version.split()[0])
+    exec(compile(sys.argv.pop(1), "<martlet>", "exec"), {"__name__": "martlet"})
+    """#
 
 /// What a context's Python process runs (see README.md): takes commands, a line of JSON each, from what it got as standard
 /// input, and reports on descriptor 8. Python 3.8 or later.

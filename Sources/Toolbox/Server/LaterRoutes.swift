@@ -6,10 +6,9 @@ func addLaterRoutes(to routes: inout RouteMap) {
         (.get, ["/process/session", "/process/session/{id}", "/process/session/{id}/command/{command}"]),
         (.get, ["/process/session/{id}/command/{command}/logs"]),
         (.post, ["/process/session", "/process/session/{id}/exec", "/process/session/{id}/command/{command}/input"]),
-        (.delete, ["/process/session/{id}", "/process/pty/{id}", "/process/interpreter/context/{id}"]),
+        (.delete, ["/process/session/{id}", "/process/pty/{id}"]),
         (.get, ["/process/pty", "/process/pty/create-connect", "/process/pty/{id}", "/process/pty/{id}/connect"]),
-        (.post, ["/process/pty", "/process/pty/{id}/resize", "/process/interpreter/context"]),
-        (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
+        (.post, ["/process/pty", "/process/pty/{id}/resize"]),
         (
             .post,
             ["add", "branches", "checkout", "clone", "commit", "config", "config/user", "credentials", "init"].map {

@@ -178,6 +178,10 @@ package struct ToolboxDaemon: Service {
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
+        addInterpreterRoutes(
+            to: &routes,
+            InterpreterContexts(processes: processes, environment: environment, workingDirectory: workingDirectory)
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

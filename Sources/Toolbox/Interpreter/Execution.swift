@@ -44,14 +44,16 @@ struct Execution: Sendable {
     private func runInTurn() async throws -> WebSocketClose {
         var client = ExecutionClient(socket)
         // A process that died since the last execution is only noticed now: then the code runs in a new one, once.
-        for attempt in 1... {
+        var attempts = 0
+        while true {
+            attempts += 1
             let (worker, loss) = try await context.worker(on: loop)
             if let loss {
                 await client.note(
                     "what earlier executions of this context made is lost, since its Python process \(loss)"
                 )
             }
-            if let close = await run(in: worker, for: &client, isLast: attempt == 2) { return close }
+            if let close = await run(in: worker, for: &client, isLast: attempts == 2) { return close }
         }
     }
 

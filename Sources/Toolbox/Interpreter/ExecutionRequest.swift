@@ -1,4 +1,5 @@
 import FoundationEssentials
+import NIOCore
 import WebSockets
 
 /// The first message of a client.

@@ -76,7 +76,7 @@ func addInterpreterRoutes(to routes: inout RouteMap, _ contexts: InterpreterCont
 
 /// Nil if none comes: then the WebSocket is closed.
 private func firstMessage(of socket: WebSocket) async -> WebSocketMessage? {
-    async let alarm: Void = closeIfSilent(socket)
+    async let _: Void = closeIfSilent(socket)
     var messages = socket.messages.makeAsyncIterator()
     return await messages.next()  // and the alarm is cancelled
 }

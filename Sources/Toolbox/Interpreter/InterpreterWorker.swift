@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-package import NIOCore
+import NIOCore
 import NIOPosix
 import Synchronization
 

@@ -1,5 +1,5 @@
 import CLinux
-package import NIOCore
+import NIOCore
 
 /// Finds where the output of an execution ends in one of the worker's streams: the worker writes a mark there that was made
 /// for this execution. Between executions, everything belongs to none.

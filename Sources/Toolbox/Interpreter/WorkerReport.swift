@@ -1,5 +1,5 @@
 import FoundationEssentials
-package import NIOCore
+import NIOCore
 import NIOFoundationEssentialsCompat
 
 /// An exception that ended the user's code, as its client is told.

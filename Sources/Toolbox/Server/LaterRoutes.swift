@@ -3,9 +3,6 @@ import HTTPTypes
 /// Routes of the contract that are not built yet answer 501, so that a user learns more than "not found".
 func addLaterRoutes(to routes: inout RouteMap) {
     let later: [(HTTPRequest.Method, [String])] = [
-        (.delete, ["/process/interpreter/context/{id}"]),
-        (.post, ["/process/interpreter/context"]),
-        (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
         (.post, ["completions", "did-close", "did-open", "start", "stop"].map { "/lsp/\($0)" }),
         (.get, ["/lsp/document-symbols", "/lsp/workspacesymbols"]),
     ]

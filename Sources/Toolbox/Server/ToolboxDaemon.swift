@@ -191,6 +191,10 @@ package struct ToolboxDaemon: Service {
             environment: environment,
             workingDirectory: workingDirectory
         )
+        addInterpreterRoutes(
+            to: &routes,
+            InterpreterContexts(processes: processes, environment: environment, workingDirectory: workingDirectory)
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

@@ -192,7 +192,7 @@ extension DaemonSuites {
                     try await peer.type("\u{3}")
                     try await peer.type("echo ne''xt\n")
                     #expect(try await peer.read(until: "next"))
-                    try await peer.type("nohup sleep 3222 & sleep 0.1; exit 0\n")
+                    try await peer.type("(nohup sleep 3222 &); sleep 0.1; exit 0\n")
                     try await peer.readToEnd()
                     #expect(peer.close?.code == 1000)
                     #expect(!processes(holding: "sleep 3222").isEmpty)

@@ -49,6 +49,11 @@ final class TestSocket: @unchecked Sendable {
                 try NIOAsyncChannel<ByteBuffer, Never>(wrappingChannelSynchronously: channel)
             }
         }
+        // A test that waits for what never comes must fail and not hang.
+        let alarm = channel.channel.eventLoop.scheduleTask(in: .seconds(60)) {
+            channel.channel.close(promise: nil)
+        }
+        defer { alarm.cancel() }
         try await channel.executeThenClose { inbound in
             let socket = TestSocket(channel.channel, inbound)
             var all = standardHeaders.filter { !omitting.contains($0.0) }

@@ -40,6 +40,8 @@ package final class TerminalSession: Sendable {
         /// Pieces of output so far, to see whether any came.
         var pieceCount = 0
         var pendingInputBytes = 0
+        /// What was typed before the program started.
+        var earlyInput = ByteBuffer()
     }
 
     package let id: String
@@ -130,15 +132,7 @@ package final class TerminalSession: Sendable {
     /// - Throws: `IOError` or `ChannelError` if the terminal ended meanwhile, `CancellationError`.
     package func write(_ bytes: ByteBuffer) async throws {
         let count = bytes.readableBytes
-        let input = state.withLock { state -> ProgramInput? in
-            guard case .running(let tree) = state.phase, count > 0 else { return nil }
-            guard state.pendingInputBytes == 0 || state.pendingInputBytes + count <= TerminalLimit.inputBytes else {
-                return nil
-            }
-            state.pendingInputBytes += count
-            return tree.input
-        }
-        guard let input else { return }
+        guard let input = state.withLock({ $0.admitInput(bytes) }) else { return }
         let written = input.startWriting(bytes)
         written.whenComplete { [self] _ in state.withLock { $0.pendingInputBytes -= count } }
         let done = loop.makePromise(of: Void.self)
@@ -219,10 +213,9 @@ package final class TerminalSession: Sendable {
     }
 
     private func adopt(_ tree: ProcessTree, startedWith size: TerminalSize) async throws {
-        let (isKilled, wanted) = state.withLock { state in
-            state.phase = .running(tree)
-            return (state.isKilled, state.size)
-        }
+        // What is typed meanwhile goes behind what was typed before, so nothing is typed directly until nothing is left.
+        while let early = state.withLock({ $0.begin(tree) }) { _ = tree.input?.startWriting(early) }
+        let (isKilled, wanted) = state.withLock { ($0.isKilled, $0.size) }
         if isKilled { tree.kill() }
         // It was resized while it started. If it is gone by now, no size matters.
         if wanted != size { try? await tree.input?.resize(wanted) }
@@ -313,6 +306,31 @@ package final class TerminalSession: Sendable {
 }
 
 extension TerminalSession.State {
+    /// Counts input and answers where to write it; nil if it was kept for later or dropped.
+    mutating func admitInput(_ bytes: ByteBuffer) -> ProgramInput? {
+        let count = bytes.readableBytes
+        switch phase {
+        case .idle, .starting:
+            if earlyInput.readableBytes + count <= TerminalLimit.inputBytes { earlyInput.writeImmutableBuffer(bytes) }
+            return nil
+        case .running(let tree):
+            guard pendingInputBytes == 0 || pendingInputBytes + count <= TerminalLimit.inputBytes else { return nil }
+            pendingInputBytes += count
+            return tree.input
+        case .ended: return nil
+        }
+    }
+
+    /// The program runs, unless something was typed before, which is answered and must be written first.
+    mutating func begin(_ tree: ProcessTree) -> ByteBuffer? {
+        guard earlyInput.readableBytes == 0 else {
+            defer { earlyInput = ByteBuffer() }
+            return earlyInput
+        }
+        phase = .running(tree)
+        return nil
+    }
+
     mutating func takeWaiters() -> [CheckedContinuation<Void, Never>] {
         var waiters: [CheckedContinuation<Void, Never>] = []
         for key in readers.keys {

@@ -46,7 +46,7 @@ private struct Seen: Equatable {
 
     @Test("Both streams keep their order, in memory and in files, and small logs make no file")
     func order() async throws {
-        try await withDirectory { parent, directory in
+        try await withDirectory { parent, directory async throws in
             let small = OutputLog(in: directory, limit: 1 << 20)
             small.append(.standardOutput, ByteBuffer(string: "out"))
             small.append(.standardError, ByteBuffer(string: "err"))
@@ -73,7 +73,7 @@ private struct Seen: Equatable {
 
     @Test("Beyond the limit the oldest is forgotten, and readers are told of the gap")
     func limit() async throws {
-        try await withDirectory { parent, directory in
+        try await withDirectory { parent, directory async throws in
             let limit = 8 * 128 << 10
             let log = OutputLog(in: directory, limit: limit)
             var cursor = LogCursor(log, upTo: nil)
@@ -119,7 +119,7 @@ private struct Seen: Equatable {
 
     @Test("Removing the directory or writing into its files harms nothing but what was in them")
     func meddling() async throws {
-        try await withDirectory { parent, directory in
+        try await withDirectory { parent, directory async throws in
             let log = OutputLog(in: directory, limit: 1 << 20)
             func fill() async { await log.store(ByteBuffer(repeating: 0x61, count: 300_000), of: .standardOutput) }
             await fill()
@@ -142,7 +142,7 @@ private struct Seen: Equatable {
 
     @Test("What a killed daemon left is removed by the next one, what a living one uses is not")
     func abandoned() async throws {
-        try await withDirectory { parent, living in
+        try await withDirectory { parent, living async throws in
             let file = try living.makeFile()
             try file.write(ByteBuffer(string: "kept"), at: 0)
             let abandoned = "\(parent)/.martlet-logs-abcdef"
@@ -160,7 +160,7 @@ private struct Seen: Equatable {
 
     @Test("A reader waits for more, and is woken by output, by the end, and by being cancelled")
     func waiting() async throws {
-        try await withDirectory { _, directory in
+        try await withDirectory { _, directory async throws in
             let log = OutputLog(in: directory, limit: 1 << 20)
             async let read: Seen = {
                 var seen = Seen()

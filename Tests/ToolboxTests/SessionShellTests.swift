@@ -157,7 +157,7 @@ private struct ShellBench {
             #expect(throws: ToolboxError.self) {
                 try bench.session.enqueue(SessionCommand.Request(text: "true"), as: "3")
             }
-            #expect(throws: ToolboxError.self) { try bench.session.send("x", to: running) }
+            await #expect(throws: ToolboxError.self) { try await bench.session.send("x", to: running) }
             #expect(try bench.session.command("1").exitCode == how.code)
         }
     }

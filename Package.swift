@@ -24,7 +24,7 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
 let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox", "WebSockets"]
 
 /// READMEs of hard folders within rooms.
-let explainedFolders = ["Toolbox": ["Interpreter/README.md"]]
+let explainedFolders = ["Toolbox": ["Interpreter/README.md", "Sessions/README.md"]]
 
 func executable(
     _ name: String,

@@ -30,8 +30,7 @@ extension DaemonSuites {
             "Errors have the shape of the contract",
             arguments: [
                 ("GET", "/nothing", 404, "NOT_FOUND"), ("POST", "/version", 405, "METHOD_NOT_ALLOWED"),
-                ("GET", "/process/session", 501, "NOT_IMPLEMENTED"),
-                ("GET", "/process/session/x/command/y/logs?follow=true", 501, "NOT_IMPLEMENTED"),
+                ("GET", "/process/session/x/command/y/logs?follow=true", 404, "PROCESS_NOT_FOUND"),
                 ("GET", "/lsp/document-symbols", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/git/status?path=x", 501, "NOT_IMPLEMENTED"),
                 ("POST", "/computeruse/mouse/move", 501, "NOT_IMPLEMENTED"),

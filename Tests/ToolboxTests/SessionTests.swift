@@ -351,7 +351,7 @@ extension DaemonSuites {
                 try await daemon.create("s")
                 let command = try await daemon.start("echo one; echo two >&2; read x; echo three; exit 3")
                 #expect(try await eventually { try await daemon.logs(command).stderr == "two\n" })
-                try await TestSocket.open(port: daemon.client.port, path(command)) { socket in
+                try await TestSocket.open(port: daemon.client.port, path(command)) { socket async throws in
                     #expect(socket.status == 101)
                     var sent = false
                     let followed = try await socket.follow { soFar async throws in
@@ -365,7 +365,7 @@ extension DaemonSuites {
                     #expect(try await daemon.exitCode(of: command) == 3)
                 }
                 for _ in 0..<2 {
-                    try await TestSocket.open(port: daemon.client.port, path(command)) { socket in
+                    try await TestSocket.open(port: daemon.client.port, path(command)) { socket async throws in
                         let again = try await socket.follow()
                         #expect(again.stdout == "one\ngo\nthree\n" && again.stderr == "two\n" && again.close == 1000)
                     }
@@ -381,7 +381,7 @@ extension DaemonSuites {
             try await TestDaemon.run { daemon async throws in
                 try await daemon.create("s")
                 let command = try await daemon.start("sleep 60 & read x")
-                try await TestSocket.open(port: daemon.client.port, path(command)) { socket in
+                try await TestSocket.open(port: daemon.client.port, path(command)) { socket async throws in
                     #expect(try await socket.next()?.content == ByteBuffer(bytes: [1, 1, 1]))
                     #expect(try await daemon.input("", to: command) == 204)
                     let rest = try await socket.follow()
@@ -398,10 +398,10 @@ extension DaemonSuites {
                 let command = try await daemon.start(
                     "read x; i=0; while [ $i -lt 20000 ]; do echo \"$i ............................................\"; i=$((i+1)); done"
                 )
-                try await TestSocket.open(port: daemon.client.port, path(command)) { slow in
+                try await TestSocket.open(port: daemon.client.port, path(command)) { slow async throws in
                     try await slow.setReading(false)
                     try await TestSocket.open(port: daemon.client.port, path(command)) { #expect($0.status == 101) }
-                    try await TestSocket.open(port: daemon.client.port, path(command)) { quick in
+                    try await TestSocket.open(port: daemon.client.port, path(command)) { quick async throws in
                         #expect(try await daemon.input("", to: command) == 204)
                         let followed = try await quick.follow()
                         #expect(followed.close == 1000)
@@ -419,7 +419,7 @@ extension DaemonSuites {
             try await TestDaemon.run { daemon async throws in
                 try await daemon.create("s")
                 let command = try await daemon.start("echo begun; sleep 60")
-                try await TestSocket.open(port: daemon.client.port, path(command)) { socket in
+                try await TestSocket.open(port: daemon.client.port, path(command)) { socket async throws in
                     async let gone: Void = daemon.delete()
                     let followed = try await socket.follow()
                     #expect(followed.close == 1000)
@@ -433,7 +433,7 @@ extension DaemonSuites {
             let program = ["sh", "-c", "echo begun; echo oops >&2; while ! test -e go; do sleep 0.05; done; echo end"]
             try await TestDaemon.run(entrypoint: program) { daemon async throws in
                 let path = "/process/session/entrypoint/logs?follow=true"
-                try await TestSocket.open(port: daemon.client.port, path) { socket in
+                try await TestSocket.open(port: daemon.client.port, path) { socket async throws in
                     var made = false
                     let followed = try await socket.follow { soFar async throws in
                         guard !made, soFar.contains("begun"), soFar.contains("oops") else { return }

@@ -284,7 +284,9 @@ extension OutputLog {
         var followsGap = false
         while true {
             switch locate(offset) {
-            case .nothing: return nil
+            case .nothing:
+                // A reader must get beyond what is lost, even if nothing follows yet.
+                return followsGap ? LogPiece(records: ByteBuffer(), next: offset, followsGap: true) : nil
             case .memory(var records, let start):
                 followsGap = followsGap || start > offset
                 if start < offset { records.moveReaderIndex(forwardBy: offset - start) }

@@ -30,6 +30,7 @@ final class PipeReader: ChannelInboundHandler, Sendable {
     {
         let descriptor = end.descriptor
         return NIOPipeBootstrap(group: loop).channelOption(.autoRead, value: false)
+            .channelOption(.maxMessagesPerRead, value: 1)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(PipeReader(channel, descriptor, sink))

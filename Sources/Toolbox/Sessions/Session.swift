@@ -131,9 +131,9 @@ final class Session: Sendable {
 
     /// Gives a command input.
     /// - Throws: 410 if it or the session has ended, and what `SessionCommand.send` throws.
-    func send(_ data: String, to command: SessionCommand) throws {
+    func send(_ data: String, to command: SessionCommand) async throws {
         if let code = state.withLock({ $0.end }) { throw Self.ended(id, code) }
-        try command.send(data)
+        try await command.send(data)
     }
 
     /// Ends the shell and everything that was ever started in it, and forgets the logs.

@@ -111,10 +111,10 @@ final class SessionCommand: Sendable {
 
     /// Gives the command's standard input a line.
     /// - Throws: 410 once it has ended, 400 if it has no input, 429 if it does not read what was sent before.
-    func send(_ data: String) throws {
+    func send(_ data: String) async throws {
         let bytes = ByteBuffer(string: data.hasSuffix("\n") ? data : data + "\n")
         let streams = try state.withLock { try $0.accept(bytes, isAsync: isAsync) }
-        if echoesInput { log.append(.standardOutput, bytes) }
+        if echoesInput { await log.store(bytes, of: .standardOutput) }
         if let streams { write(bytes, to: streams) }
     }
 

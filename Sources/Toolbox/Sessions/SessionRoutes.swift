@@ -97,7 +97,7 @@ struct SessionRoutes: Sendable {
                 "field 'data' is \(data.utf8.count) bytes long, the limit is \(SessionLimit.unreadInputBytes); send it in parts"
             )
         }
-        try session.send(data, to: command)
+        try await session.send(data, to: command)
         return emptyResponse(.noContent)
     }
 

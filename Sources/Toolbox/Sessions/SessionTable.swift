@@ -79,7 +79,11 @@ final class SessionTable: Sendable {
     }
 
     private static func unknown(_ id: String) -> ToolboxError {
-        ToolboxError(.notFound, "PROCESS_NOT_FOUND", "there is no session '\(id)'; create it first")
+        ToolboxError(
+            .notFound,
+            "PROCESS_NOT_FOUND",
+            "there is no session '\(id)': it was not created, was deleted, or ended with an earlier run of the sandbox; create it"
+        )
     }
 }
 

@@ -33,7 +33,7 @@ extension DaemonSuites {
                 ("GET", "/process/session", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/process/session/x/command/y/logs?follow=true", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/process/pty/create-connect?id=1", 501, "NOT_IMPLEMENTED"),
-                ("GET", "/git/status?path=x", 501, "NOT_IMPLEMENTED"),
+                ("GET", "/computeruse/status", 501, "NOT_IMPLEMENTED"),
                 ("POST", "/computeruse/mouse/move", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/files/info", 400, "INVALID_FILE_PATH"),
                 ("GET", "/process/session/entrypoint", 404, "PROCESS_NOT_FOUND"),

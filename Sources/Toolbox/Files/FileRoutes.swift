@@ -117,7 +117,7 @@ private func removeFile(_ path: String, recursive: Bool) throws {
     guard rmdir(path) == 0 || errno == ENOENT else { throw ToolboxError.file(errno, "delete", path) }
 }
 
-private func removeContents(of directory: DirectoryStream, _ path: String, depth: Int) throws {
+func removeContents(of directory: DirectoryStream, _ path: String, depth: Int) throws {
     guard depth > 0 else {
         throw ToolboxError.badRequest(
             "\(path) is more than \(WalkLimit.depth) directories deep, the limit; delete it with a command"

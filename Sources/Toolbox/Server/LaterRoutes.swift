@@ -10,15 +10,6 @@ func addLaterRoutes(to routes: inout RouteMap) {
         (.get, ["/process/pty", "/process/pty/create-connect", "/process/pty/{id}", "/process/pty/{id}/connect"]),
         (.post, ["/process/pty", "/process/pty/{id}/resize", "/process/interpreter/context"]),
         (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
-        (
-            .post,
-            ["add", "branches", "checkout", "clone", "commit", "config", "config/user", "credentials", "init"].map {
-                "/git/\($0)"
-            }
-        ),
-        (.post, ["pull", "push", "remotes", "reset", "restore"].map { "/git/\($0)" }),
-        (.get, ["branches", "config", "history", "remotes", "status"].map { "/git/\($0)" }),
-        (.delete, ["/git/branches"]),
         (.post, ["completions", "did-close", "did-open", "start", "stop"].map { "/lsp/\($0)" }),
         (.get, ["/lsp/document-symbols", "/lsp/workspacesymbols"]),
     ]

@@ -177,6 +177,12 @@ package struct ToolboxDaemon: Service {
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
+        addGitRoutes(
+            to: &routes,
+            processes: processes,
+            environment: environment,
+            workingDirectory: workingDirectory
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

@@ -92,7 +92,7 @@ def test_unknown_routes(toolbox: httpx.Client) -> None:
         check_error(answer, answer.status_code)
 
 
-@pytest.mark.parametrize("path", ["/process/session", "/process/pty", "/git/status?path=.", "/lsp/document-symbols", "/computeruse/status"])
+@pytest.mark.parametrize("path", ["/process/session", "/process/pty", "/lsp/document-symbols", "/computeruse/status"])
 def test_rooms_not_built_yet_say_so(toolbox: httpx.Client, path: str) -> None:
     answer = toolbox.get(path)
     if answer.status_code >= 400:

@@ -1,10 +1,10 @@
 """A git server over HTTP with basic authentication: `git http-backend` behind Python's own HTTP server.
 
-    git_server.py ROOT USER PASSWORD
+    GIT_SERVER_USER=... GIT_SERVER_PASSWORD=... git_server.py ROOT
 
 serves the repositories below ROOT on a free loopback port, prints `port N`, and ends with its standard input. The first part
-of a path says how a repository is served: `/open/R.git` to anyone, `/private/R.git` to USER, `/denied/R.git` to nobody (403),
-`/broken/R.git` with 503, `/stalled/R.git` never, `/away/PORT/...` redirects to that port. Each request leaves a line
+of a path says how a repository is served: `/open/R.git` to anyone, `/private/R.git` to the user, `/denied/R.git` to nobody
+(403), `/broken/R.git` with 503, `/stalled/R.git` never, `/away/PORT/...` redirects to that port. Each request leaves a line
 `PATH AUTHORIZATION` in ROOT/seen. It needs no package, so that it also runs in a sandbox.
 """
 
@@ -91,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    Handler.root, Handler.user, Handler.password = os.path.realpath(sys.argv[1]), sys.argv[2], sys.argv[3]
+    Handler.root = os.path.realpath(sys.argv[1])
+    Handler.user, Handler.password = os.environ["GIT_SERVER_USER"], os.environ["GIT_SERVER_PASSWORD"]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(f"port {server.server_port}", flush=True)

@@ -103,8 +103,8 @@ struct GitRig: Sendable {
         let variables = EnvironmentStore.ofThisProcess()
         var program = ProgramSpecification(
             executable: try #require(ProgramSearch.find("python3", in: variables)),
-            arguments: ["python3", script, root, user, password],
-            environment: variables,
+            arguments: ["python3", script, root],
+            environment: variables.merging(["GIT_SERVER_USER": user, "GIT_SERVER_PASSWORD": password]) { $1 },
             directory: "/"
         )
         program.streams = .apart

@@ -813,71 +813,77 @@ extension String {
     fileprivate func replacingLines() -> String { String(map { $0 == "\n" ? " " : $0 }) }
 }
 
-/// How a git that must end is ended, shown on shells that take it more or less well.
-@Suite("Running git") struct RunningGitTests {
-    private let table = ProcessTable()
+extension DaemonSuites {
+    /// How a git that must end is ended, shown on shells that take it more or less well.
+    @Suite("Running git", .timeLimit(.minutes(2)))
+    struct RunningGitTests {
+        private let table = ProcessTable()
 
-    private func start(_ script: String) async throws -> RunningGit {
-        var program = ProgramSpecification(
-            executable: "/bin/sh",
-            arguments: ["sh", "-c", script],
-            environment: ["PATH": "/usr/bin:/bin"],
-            directory: "/"
-        )
-        program.streams = .apart
-        return RunningGit(try await table.launch(program, on: MultiThreadedEventLoopGroup.singleton.next()))
-    }
+        private func start(_ script: String) async throws -> RunningGit {
+            var program = ProgramSpecification(
+                executable: "/bin/sh",
+                arguments: ["sh", "-c", script],
+                environment: ["PATH": "/usr/bin:/bin"],
+                directory: "/"
+            )
+            program.streams = .apart
+            return RunningGit(try await table.launch(program, on: MultiThreadedEventLoopGroup.singleton.next()))
+        }
 
-    @Test("It is asked first, and may clean up; the first reason counts")
-    func asked() async throws {
-        let directory = try makeTemporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: directory) }
-        let running = try await start(
-            "trap 'echo cleaned >&2; exit 9' TERM; touch \(directory)/ready; while :; do sleep 0.05; done"
-        )
-        async let result = running.collect(ByteBuffer(string: "not read"))
-        #expect(try await eventually { FileManager.default.fileExists(atPath: "\(directory)/ready") })
-        running.end(.expired)
-        running.end(.abandoned)
-        #expect(try await result.errors == "cleaned\n")
-        #expect(try await result.exitCode == 9 && running.reason == .expired)
-        #expect(try await eventually { table.count == 0 })
-    }
+        @Test("It is asked first, and may clean up; the first reason counts")
+        func asked() async throws {
+            let directory = try makeTemporaryDirectory()
+            defer { try? FileManager.default.removeItem(atPath: directory) }
+            let running = try await start(
+                "trap 'echo cleaned >&2; exit 9' TERM; touch \(directory)/ready; while :; do sleep 0.05; done"
+            )
+            async let result = running.collect(ByteBuffer(string: "not read"))
+            #expect(try await eventually { FileManager.default.fileExists(atPath: "\(directory)/ready") })
+            running.end(.expired)
+            running.end(.abandoned)
+            #expect(try await result.errors.hasSuffix("cleaned\n"))
+            #expect(try await result.exitCode == 9 && running.reason == .expired)
+            #expect(try await eventually { table.count == 0 })
+        }
 
-    @Test("What does not end when asked is killed, with what left its session")
-    func killed() async throws {
-        let mark = "3\(UInt32.random(in: 100_000...999_999))"
-        let running = try await start("trap '' TERM; setsid sleep \(mark) & while :; do sleep \(mark); done")
-        async let result = running.collect(ByteBuffer())
-        #expect(try await eventually { processes(holding: "sleep \(mark)").count == 2 })
-        running.end(.abandoned)
-        #expect(try await result.exitCode == 137)
-        #expect(try await eventually(.seconds(10)) { table.count == 0 && processes(holding: mark).isEmpty })
-    }
+        @Test("What does not end when asked is killed, with what left its session")
+        func killed() async throws {
+            let mark = "3\(UInt32.random(in: 100_000...999_999))"
+            let running = try await start("trap '' TERM; setsid sleep \(mark) & while :; do sleep \(mark); done")
+            async let result = running.collect(ByteBuffer())
+            // The shell, whose script holds the number too, and both sleeps.
+            #expect(try await eventually { processes(holding: mark).count == 3 })
+            running.end(.abandoned)
+            #expect(try await result.exitCode == 137)
+            #expect(try await eventually(.seconds(10)) { table.count == 0 && processes(holding: mark).isEmpty })
+        }
 
-    @Test("Endless output is cut at the limit and ends it; errors keep both ends; input larger than a pipe arrives")
-    func bounded() async throws {
-        let endless = try await start("yes")
-        let result = try await endless.collect(ByteBuffer())
-        #expect(result.output.readableBytes == GitLimit.outputBytes && endless.reason == .overflowed)
-        let noisy = try await start("echo first >&2; seq 100000 >&2; echo last >&2; wc -c")
-        let told = try await noisy.collect(ByteBuffer(repeating: 65, count: 1 << 20))
-        #expect(told.errors.hasPrefix("first\n") && told.errors.hasSuffix("last\n") && told.errors.utf8.count < 40_000)
-        #expect(told.text == "1048576" && noisy.reason == nil)
-        #expect(try await eventually { table.count == 0 })
-    }
+        @Test("Endless output is cut at the limit and ends it; errors keep both ends; input larger than a pipe arrives")
+        func bounded() async throws {
+            let endless = try await start("yes")
+            let result = try await endless.collect(ByteBuffer())
+            #expect(result.output.readableBytes == GitLimit.outputBytes && endless.reason == .overflowed)
+            let noisy = try await start("echo first >&2; seq 100000 >&2; echo last >&2; wc -c")
+            let told = try await noisy.collect(ByteBuffer(repeating: 65, count: 1 << 20))
+            #expect(
+                told.errors.hasPrefix("first\n") && told.errors.hasSuffix("last\n") && told.errors.utf8.count < 40_000
+            )
+            #expect(told.text == "1048576" && noisy.reason == nil)
+            #expect(try await eventually { table.count == 0 })
+        }
 
-    @Test("A program that is not there is an error of the call, and leaves nothing")
-    func missing() async throws {
-        var program = ProgramSpecification(
-            executable: "/nonexistent",
-            arguments: ["git"],
-            environment: [:],
-            directory: "/"
-        )
-        program.streams = .apart
-        let tree = try await table.launch(program, on: MultiThreadedEventLoopGroup.singleton.next())
-        await #expect(throws: ToolboxError.self) { try await RunningGit(tree).collect(ByteBuffer()) }
-        #expect(try await eventually { table.count == 0 })
+        @Test("A program that is not there is an error of the call, and leaves nothing")
+        func missing() async throws {
+            var program = ProgramSpecification(
+                executable: "/nonexistent",
+                arguments: ["git"],
+                environment: [:],
+                directory: "/"
+            )
+            program.streams = .apart
+            let tree = try await table.launch(program, on: MultiThreadedEventLoopGroup.singleton.next())
+            await #expect(throws: ToolboxError.self) { try await RunningGit(tree).collect(ByteBuffer()) }
+            #expect(try await eventually { table.count == 0 })
+        }
     }
 }

@@ -31,8 +31,7 @@ extension DaemonSuites {
             arguments: [
                 ("GET", "/nothing", 404, "NOT_FOUND"), ("POST", "/version", 405, "METHOD_NOT_ALLOWED"),
                 ("GET", "/process/session/x/command/y/logs?follow=true", 404, "PROCESS_NOT_FOUND"),
-                ("GET", "/lsp/document-symbols", 501, "NOT_IMPLEMENTED"),
-                ("GET", "/git/status?path=x", 501, "NOT_IMPLEMENTED"),
+                ("GET", "/computeruse/status", 501, "NOT_IMPLEMENTED"),
                 ("POST", "/computeruse/mouse/move", 501, "NOT_IMPLEMENTED"),
                 ("GET", "/files/info", 400, "INVALID_FILE_PATH"),
                 ("GET", "/process/session/entrypoint", 404, "PROCESS_NOT_FOUND"),

@@ -32,8 +32,8 @@ extension GitRoutes {
         do {
             try await session.moved(to: plan.path).checkOut(commit, of: plan)
         } catch {
-            // The clone succeeded, so all that is there is ours.
-            try? await onBlockingThread { try removeClone(plan.path, keepsDirectory: existed) }
+            // The clone succeeded, so all that is there is ours. A task of its own, since this one may be cancelled.
+            _ = await Task { try await onBlockingThread { try removeClone(plan.path, keepsDirectory: existed) } }.result
             throw error
         }
         return emptyResponse(.ok)

@@ -233,6 +233,32 @@ extension DaemonSuites {
             }
         }
 
+        @Test("A process that does not even begin the code is killed at the timeout as well")
+        func hungProcess() async throws {
+            try await TestDaemon.run { daemon async throws in
+                // A call through PyDLL keeps the interpreter's lock.
+                _ = try await daemon.run(
+                    """
+                    import ctypes, os, threading, time
+                    sleep = ctypes.PyDLL(None).sleep
+                    def hang():
+                        while not os.path.exists('hang'): time.sleep(0.01)
+                        sleep(600)
+                    threading.Thread(target=hang).start()
+                    """
+                )
+                try daemon.write("", to: "hang")
+                #expect(
+                    try await eventually(.seconds(60)) {
+                        let seen = try await daemon.run("print(1)", ["timeout": .int(1)])
+                        return seen.code == 4008 && seen.reason.contains("killed")
+                    }
+                )
+                let next = try await daemon.run("print(2)")
+                #expect(next.stdout == "2\n" && next.stderr.contains("is lost"))
+            }
+        }
+
         @Test("Executions of one context wait for each other, those of another do not")
         func queue() async throws {
             try await TestDaemon.run { daemon async throws in

@@ -56,6 +56,7 @@ struct Execution: Sendable {
                 await client.note(
                     "what earlier executions of this context made is lost, since its Python process \(loss.reason)"
                 )
+                if !client.isGone { context.lossWasTold() }
             }
             if let close = await run(in: worker, for: &client, isLast: attempts == 2) { return close }
         }
@@ -99,6 +100,7 @@ struct Execution: Sendable {
         let command = context.command(request, for: worker)
         let leftovers = worker.feed.begin(command.mark)
         async let sent: Void? = try? worker.send(command.line())
+        stop.startTimer(request.timeout)
         await tell(leftovers, to: &client)
         let outcome = await listen(to: worker, number: command.number, stop, &client)
         _ = await sent
@@ -119,7 +121,7 @@ struct Execution: Sendable {
             case .drained(let stream): open.remove(stream)
             case .report(.started(number)) where !started:
                 started = true
-                stop.begins(timeout: request.timeout)
+                stop.begins()
             case .report(.done(number, let failure, let interrupted)) where started && outcome == nil:
                 outcome = .done(failure, interrupted: interrupted)
             case .report: worker.breakOff()

@@ -45,7 +45,7 @@ final class InterpreterContext: Sendable {
     /// - Throws: `InterpreterFailure`, or 503 once the daemon is stopping.
     func worker(on loop: any EventLoop) async throws -> (worker: InterpreterWorker, loss: InterpreterLoss?) {
         if let worker = state.withLock({ $0.worker }) {
-            guard let exit = worker.exit else { return (worker, nil) }
+            guard let exit = worker.exit else { return (worker, state.withLock { $0.loss }) }
             lose(worker, because: worker.isBroken ? "broke the interpreter's protocol" : describe(exit))
         }
         let worker = try await InterpreterWorker.start(
@@ -56,12 +56,16 @@ final class InterpreterContext: Sendable {
         )
         let loss = state.withLock { state in
             state.worker = worker
-            defer { state.loss = nil }
             return state.loss
         }
         // Whoever deletes closes the queue first, and then kills what is here.
         if isDeleted { worker.kill() }
         return (worker, loss)
+    }
+
+    /// A client has heard of the loss.
+    func lossWasTold() {
+        state.withLock { $0.loss = nil }
     }
 
     /// Notes that a process ended; `reason` continues "its Python process".

@@ -243,10 +243,19 @@ def test_a_flood_arrives_whole(run: Any) -> None:
     assert len(run("print('x' * (32 << 20))").stdout) == 32 * MEBIBYTE + 1
 
 
-def test_late_output_begins_the_next_execution(client: Client, box: Any, run: Any) -> None:
-    first = run("import threading, os\ndef late():\n    print('late')\n    open('/tmp/late-printed', 'w').close()\nthreading.Timer(0.3, late).start()")
-    assert first.stdout == ""
-    eventually(lambda: client.wait(box.process.exec("test -e /tmp/late-printed && rm /tmp/late-printed")).exit_code == 0, 20, "the late output")
+def test_late_output_begins_the_next_execution(client: Client, box: Any, context: Any, run: Any) -> None:
+    go, printed = f"/tmp/go-{context.id}", f"/tmp/printed-{context.id}"
+    code = f"""
+import os, threading, time
+def late():
+    while not os.path.exists({go!r}): time.sleep(0.01)
+    print('late')
+    open({printed!r}, 'w').close()
+threading.Thread(target=late).start()
+"""
+    assert run(code).stdout == ""
+    client.wait(box.process.exec(f"touch {go}"))
+    eventually(lambda: client.wait(box.process.exec(f"test -e {printed}")).exit_code == 0, 20, "the late output")
     assert run("print('next')").stdout == "late\nnext\n"
 
 

@@ -216,10 +216,46 @@ extension DaemonSuites {
                 #expect(crash.error?.value?.contains("SIGSEGV") == true && crash.stderr.contains("<cell 2>"))
                 #expect(try await daemon.run("print(1)").stdout == "1\n")
                 // Between executions nobody is there to be told but the next.
-                _ = try await daemon.run("import os, threading\nthreading.Timer(0.1, os._exit, [4]).start()")
+                _ = try await daemon.run(
+                    """
+                    import os, threading, time
+                    def die():
+                        while not os.path.exists('die'): time.sleep(0.01)
+                        print('last words')
+                        os._exit(4)
+                    threading.Thread(target=die).start()
+                    """
+                )
+                try daemon.write("", to: "die")
                 #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 0 })
                 let healed = try await daemon.run("print(2)")
-                #expect(healed.stdout == "2\n" && healed.stderr.contains("exit code 4"))
+                #expect(healed.stdout == "last words\n2\n" && healed.stderr.contains("exit code 4"))
+            }
+        }
+
+        @Test("A process that does not even begin the code is killed at the timeout as well")
+        func hungProcess() async throws {
+            try await TestDaemon.run { daemon async throws in
+                // A call through PyDLL keeps the interpreter's lock.
+                _ = try await daemon.run(
+                    """
+                    import ctypes, os, threading, time
+                    sleep = ctypes.PyDLL(None).sleep
+                    def hang():
+                        while not os.path.exists('hang'): time.sleep(0.01)
+                        sleep(600)
+                    threading.Thread(target=hang).start()
+                    """
+                )
+                try daemon.write("", to: "hang")
+                #expect(
+                    try await eventually(.seconds(60)) {
+                        let seen = try await daemon.run("print(1)", ["timeout": .int(1)])
+                        return seen.code == 4008 && seen.reason.contains("killed")
+                    }
+                )
+                let next = try await daemon.run("print(2)")
+                #expect(next.stdout == "2\n" && next.stderr.contains("is lost"))
             }
         }
 
@@ -325,22 +361,26 @@ extension DaemonSuites {
             try await TestDaemon.run { daemon async throws in
                 let seen = try await daemon.run(
                     """
-                    import threading, time
+                    import os, threading, time
                     def late():
-                        while not go: time.sleep(0.01)
+                        while not os.path.exists('go'): time.sleep(0.01)
                         print('late')
                         open('printed', 'w').close()
-                    go = False
                     threading.Thread(target=late).start()
-                    threading.Timer(0.2, lambda: globals().update(go=True)).start()
                     """
                 )
                 #expect(seen.stdout == "" && seen.code == 1000)
+                try daemon.write("", to: "go")
                 #expect(try await eventually(.seconds(30)) { daemon.exists("printed") })
                 #expect(try await daemon.run("print('next')").stdout == "late\nnext\n")
                 _ = try await daemon.run(
-                    "import subprocess\nchild = subprocess.Popen('sleep 0.2; yes | head -c 1000000; echo end; touch flooded', shell=True)"
+                    """
+                    import subprocess
+                    wait = 'while ! test -e flood; do sleep 0.01; done'
+                    child = subprocess.Popen(f'{wait}; yes | head -c 1000000; echo end; touch flooded', shell=True)
+                    """
                 )
+                try daemon.write("", to: "flood")
                 #expect(try await eventually(.seconds(30)) { daemon.exists("flooded") })
                 let cut = try await daemon.run("print(child.wait())")
                 #expect(cut.stdout.hasSuffix("y\nend\n0\n") && cut.stdout.utf8.count < 70_000)
@@ -389,17 +429,15 @@ extension DaemonSuites {
                     _ = try await running.next()
                     try await daemon.open { waiting in
                         try await waiting.sendCode("print('never')", id)
-                        // The answer to a third, whose message comes later, shows that the second one waits.
-                        _ = try await daemon.run("print()")
                         let answer = try await daemon.client.call(.DELETE, "/process/interpreter/context/\(context.id)")
                         #expect(answer.status == 200)
                         for socket in [running, waiting] {
                             let seen = try await socket.see()
-                            #expect(seen.code == 1008 && seen.reason.contains("deleted") && seen.stdout == "")
+                            #expect(seen.code == 1008 && seen.reason.contains(context.id) && seen.stdout == "")
                         }
                     }
                 }
-                #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 1 })
+                #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 0 })
             }
         }
 
@@ -425,6 +463,23 @@ extension DaemonSuites {
                 #expect(seen.code == 1011 && seen.reason.contains("python3"))
                 let answer = try await daemon.client.call(.POST, "/process/interpreter/context", body: "{}")
                 #expect(answer.status == 422 && answer.text.contains("python3"))
+            }
+        }
+
+        @Test("A Python that does not start is told with its complaint, and tried again by the next execution")
+        func brokenPython() async throws {
+            let folder = try makeTemporaryDirectory()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            try Data("#!/bin/sh\necho no such library >&2\nexit 5\n".utf8).write(to: URL(filePath: "\(folder)/python3"))
+            #expect(chmod("\(folder)/python3", 0o755) == 0)
+            try await TestDaemon.run(environment: ["PATH": "\(folder):/usr/bin:/bin"]) { daemon async throws in
+                let seen = try await daemon.run("print(1)")
+                #expect(seen.code == 1011 && seen.reason.contains("exit code 5"))
+                #expect(seen.error?.name == "InterpreterFailed")
+                #expect(seen.error?.value?.contains("no such library") == true)
+                #expect(unlink("\(folder)/python3") == 0)
+                let healed = try await daemon.run("print(1)")
+                #expect(healed.stdout == "1\n" || healed.reason.contains("no python3"))
             }
         }
 

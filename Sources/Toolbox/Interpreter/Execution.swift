@@ -29,6 +29,9 @@ struct Execution: Sendable {
         } catch TurnRefusal.closed {
             return deleted
         } catch let failure as InterpreterFailure {
+            // The reason of a close frame is cut, an error is not.
+            var client = ExecutionClient(socket)
+            await client.error(PythonFailure(name: "InterpreterFailed", value: failure.message, traceback: ""))
             return WebSocketClose(WebSocketClose.internalError, failure.message)
         } catch let error as ToolboxError {
             return WebSocketClose(WebSocketClose.internalError, error.message)
@@ -49,9 +52,11 @@ struct Execution: Sendable {
             attempts += 1
             let (worker, loss) = try await context.worker(on: loop)
             if let loss {
+                await tell(loss.leftovers, to: &client)
                 await client.note(
-                    "what earlier executions of this context made is lost, since its Python process \(loss)"
+                    "what earlier executions of this context made is lost, since its Python process \(loss.reason)"
                 )
+                if !client.isGone { context.lossWasTold() }
             }
             if let close = await run(in: worker, for: &client, isLast: attempts == 2) { return close }
         }
@@ -95,9 +100,8 @@ struct Execution: Sendable {
         let command = context.command(request, for: worker)
         let leftovers = worker.feed.begin(command.mark)
         async let sent: Void? = try? worker.send(command.line())
-        for stream in OutputStream.allCases {
-            if let leftover = leftovers[stream] { await tell(leftover, of: stream, to: &client) }
-        }
+        stop.startTimer(request.timeout)
+        await tell(leftovers, to: &client)
         let outcome = await listen(to: worker, number: command.number, stop, &client)
         _ = await sent
         return outcome
@@ -117,7 +121,7 @@ struct Execution: Sendable {
             case .drained(let stream): open.remove(stream)
             case .report(.started(number)) where !started:
                 started = true
-                stop.begins(timeout: request.timeout)
+                stop.begins()
             case .report(.done(number, let failure, let interrupted)) where started && outcome == nil:
                 outcome = .done(failure, interrupted: interrupted)
             case .report: worker.breakOff()
@@ -131,12 +135,15 @@ struct Execution: Sendable {
         return .died(started: started)
     }
 
-    private func tell(_ leftover: Leftover, of stream: OutputStream, to client: inout ExecutionClient) async {
-        if leftover.droppedBytes > 0 {
-            let which = "\(leftover.droppedBytes) bytes of \(stream.rawValue)"
-            await client.note("\(which) that came while nothing was executed were dropped; the newest follow")
+    private func tell(_ leftovers: [OutputStream: Leftover], to client: inout ExecutionClient) async {
+        for stream in OutputStream.allCases {
+            guard let leftover = leftovers[stream], leftover.bytes.readableBytes > 0 else { continue }
+            if leftover.droppedBytes > 0 {
+                let which = "\(leftover.droppedBytes) bytes of \(stream.rawValue)"
+                await client.note("\(which) that came while nothing was executed were dropped; the newest follow")
+            }
+            await client.output(leftover.bytes, stream)
         }
-        if leftover.bytes.readableBytes > 0 { await client.output(leftover.bytes, stream) }
     }
 
     private static func killReason(_ cause: StopMachine.Cause?) -> String {

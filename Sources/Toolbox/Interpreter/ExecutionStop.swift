@@ -22,11 +22,13 @@ final class ExecutionStop: Sendable {
 
     var cause: StopMachine.Cause? { state.withLock { $0.machine.cause } }
 
-    /// The code begins; from now on its time counts.
-    func begins(timeout: Duration?) {
-        act { $0.begins() }
+    /// From now on the time counts, also that of a worker which does not get to run the code.
+    func startTimer(_ timeout: Duration?) {
         if let timeout { schedule(after: timeout) { $0.act { $0.stop(.timeout) } } }
     }
+
+    /// The code runs, and can be interrupted.
+    func begins() { act { $0.begins() } }
 
     func clientIsGone() { act { $0.stop(.clientGone) } }
 

@@ -3,6 +3,14 @@ import HTTPTypes
 import NIOCore
 import Synchronization
 
+/// That what the executions of a context made is gone.
+struct InterpreterLoss: Sendable {
+    /// Continues "its Python process".
+    var reason: String
+    /// The last words of the process that nobody has heard.
+    var leftovers: [OutputStream: Leftover]
+}
+
 /// A namespace that executions share: a queue, and a Python process from the first execution on.
 final class InterpreterContext: Sendable {
     /// Of the context that executions use when they name none.
@@ -17,8 +25,8 @@ final class InterpreterContext: Sendable {
 
     private struct State {
         var worker: InterpreterWorker?
-        /// Why what earlier executions made is lost, until the next one was told.
-        var loss: String?
+        /// Until the next execution was told.
+        var loss: InterpreterLoss?
     }
     private let state = Mutex(State())
 
@@ -35,9 +43,9 @@ final class InterpreterContext: Sendable {
     /// The process, started if there is none that lives; and what its executions must be told: that their state is lost.
     /// Only for the one whose turn it is.
     /// - Throws: `InterpreterFailure`, or 503 once the daemon is stopping.
-    func worker(on loop: any EventLoop) async throws -> (worker: InterpreterWorker, loss: String?) {
+    func worker(on loop: any EventLoop) async throws -> (worker: InterpreterWorker, loss: InterpreterLoss?) {
         if let worker = state.withLock({ $0.worker }) {
-            guard let exit = worker.exit else { return (worker, nil) }
+            guard let exit = worker.exit else { return (worker, state.withLock { $0.loss }) }
             lose(worker, because: worker.isBroken ? "broke the interpreter's protocol" : describe(exit))
         }
         let worker = try await InterpreterWorker.start(
@@ -48,7 +56,6 @@ final class InterpreterContext: Sendable {
         )
         let loss = state.withLock { state in
             state.worker = worker
-            defer { state.loss = nil }
             return state.loss
         }
         // Whoever deletes closes the queue first, and then kills what is here.
@@ -56,12 +63,17 @@ final class InterpreterContext: Sendable {
         return (worker, loss)
     }
 
+    /// A client has heard of the loss.
+    func lossWasTold() {
+        state.withLock { $0.loss = nil }
+    }
+
     /// Notes that a process ended; `reason` continues "its Python process".
     func lose(_ worker: InterpreterWorker, because reason: String) {
         state.withLock { state in
             guard state.worker === worker else { return }
             state.worker = nil
-            state.loss = reason
+            state.loss = InterpreterLoss(reason: reason, leftovers: worker.feed.takeLeftovers())
         }
     }
 

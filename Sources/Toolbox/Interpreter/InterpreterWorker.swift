@@ -121,9 +121,10 @@ final class InterpreterWorker: Sendable {
         } catch let error as IOError {
             throw InterpreterFailure(message: "Python cannot be started: \(describeErrno(error.errnoCode))")
         }
-        let complaint = String(buffer: feed.leftover(of: .stderr)).suffix(1000)
+        let complaint = feed.takeLeftovers()[.stderr].map { String(buffer: $0.bytes) } ?? ""
         throw InterpreterFailure(
-            message: "Python did not get ready within \(InterpreterLimit.start): it \(describe(exit)). \(complaint)"
+            message:
+                "Python did not start within \(InterpreterLimit.start): it \(describe(exit)). \(complaint.suffix(2000))"
         )
     }
 

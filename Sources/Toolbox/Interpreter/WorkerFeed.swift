@@ -67,10 +67,8 @@ final class WorkerFeed: Sendable {
     func begin(_ mark: [UInt8]) -> [OutputStream: Leftover] {
         state.withLock { state in
             state.isTaken = true
-            return OutputStream.allCases.reduce(into: [:]) { leftovers, stream in
-                state.cutters[stream]?.begin(mark)
-                leftovers[stream] = state.leftovers[stream]?.take()
-            }
+            for stream in OutputStream.allCases { state.cutters[stream]?.begin(mark) }
+            return Self.takeLeftovers(of: &state)
         }
     }
 
@@ -84,9 +82,13 @@ final class WorkerFeed: Sendable {
     /// Nil when the worker has ended and everything was taken.
     func take() async -> Event? { await handover.take() }
 
-    /// What was not taken of a stream.
-    func leftover(of stream: OutputStream) -> ByteBuffer {
-        state.withLock { $0.leftovers[stream]?.take().bytes ?? ByteBuffer() }
+    /// What came while nothing was executed, since this was last asked.
+    func takeLeftovers() -> [OutputStream: Leftover] {
+        state.withLock { Self.takeLeftovers(of: &$0) }
+    }
+
+    private static func takeLeftovers(of state: inout State) -> [OutputStream: Leftover] {
+        OutputStream.allCases.reduce(into: [:]) { $0[$1] = state.leftovers[$1]?.take() }
     }
 
     // MARK: For those who read the worker's pipes

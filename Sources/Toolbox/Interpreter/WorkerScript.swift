@@ -39,7 +39,7 @@ let workerScript = #"""
     def text_stream(descriptor, name, errors):
         raw = io.FileIO(descriptor, "w", closefd=False)
         raw.name = name
-        return io.TextIOWrapper(Prompt(raw), encoding="utf-8", errors=errors, write_through=True)
+        return io.TextIOWrapper(Prompt(raw), encoding="utf-8", errors=errors, line_buffering=True)
 
     def write_all(descriptor, data):
         while data:

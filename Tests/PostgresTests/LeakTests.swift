@@ -5,30 +5,39 @@ import Testing
 /// Counts the whole process's descriptors and threads, so it runs in a process of its own.
 @Suite struct LeakTests {
     @Test(.timeLimit(.minutes(2))) func twoHundredConnectionsLeaveNoDescriptorNoThreadAndNoBackend() async {
-        let child = await #expect(processExitsWith: .success, observing: [\.standardErrorContent]) {
-            try await TestDatabase.with { database in
-                try await Self.connectAndClose(database, times: 5)  // what is made once is not a leak
-                let before = try Self.census()
-                try await Self.connectAndClose(database, times: 200)
-                var now = before
-                do {
-                    try await eventually("descriptors and threads are gone") {
-                        now = try Self.census()
-                        return now.descriptors <= before.descriptors && now.threads <= before.threads
-                    }
-                } catch { throw MissingPart(description: "before \(before), now \(now)") }
-                try await database.withServer { server in
-                    let name = database.configuration.database
-                    try await eventually("all backends are gone") {
-                        try await server.query("SELECT FROM pg_stat_activity WHERE datname = \(name)").isEmpty
-                    }
+        await #expect(processExitsWith: .success) {
+            // An error that is thrown here would only be seen as a trap of the child; an issue says what was wrong.
+            do { try await Self.leaveNothing() } catch { Issue.record("\(error)") }
+        }
+    }
+
+    private static func leaveNothing() async throws {
+        try await TestDatabase.with { database in
+            try await connectAndClose(database, times: 5)  // what is made once is not a leak
+            let before = try census()
+            try await connectAndClose(database, times: 200)
+            var now = before
+            do {
+                try await eventually("descriptors and threads are gone") {
+                    now = try census()
+                    return now.descriptors <= before.descriptors + runtimeSlack
+                        && now.threads <= before.threads + runtimeSlack
+                }
+            } catch { Issue.record("before \(before), now \(now)") }
+            try await database.withServer { server in
+                let name = database.configuration.database
+                try await eventually("all backends are gone") {
+                    try await server.query(
+                        "SELECT FROM pg_stat_activity WHERE datname = \(name) AND backend_type = 'client backend'"
+                    ).isEmpty
                 }
             }
         }
-        if let said = child?.standardErrorContent, !said.isEmpty {
-            print(String(decoding: said.prefix(1000), as: UTF8.self))
-        }
     }
+
+    /// Threads and descriptors that Swift's executor and the test library may add late, on their own account. A connection
+    /// that leaked would be counted two hundred times, one that was refused twenty times.
+    private static let runtimeSlack = 8
 
     private static func connectAndClose(_ database: TestDatabase, times: Int) async throws {
         for number in 0..<times {

@@ -83,7 +83,7 @@ package struct ProgramLauncher: Sendable {
 
 /// Makes channels of the daemon's ends of a program's streams.
 private func connect(_ ends: SpawnedEnds, on loop: any EventLoop) async throws -> ProgramChannels {
-    func wrap(_ channel: any Channel) -> EventLoopFuture<NIOAsyncChannel<ByteBuffer, Never>> {
+    @Sendable func wrap(_ channel: any Channel) -> EventLoopFuture<NIOAsyncChannel<ByteBuffer, Never>> {
         channel.eventLoop.makeCompletedFuture {
             try NIOAsyncChannel<ByteBuffer, Never>(wrappingChannelSynchronously: channel)
         }

@@ -7,6 +7,7 @@ package import Logging
 package import NIOCore
 import NIOPosix
 import ServiceLifecycle
+import WebSockets
 
 /// What the daemon is told at start.
 package struct DaemonConfiguration: Sendable {
@@ -158,7 +159,7 @@ package struct ToolboxDaemon: Service {
         )
         return Application(
             responder: ToolboxResponder(token: AccessToken(configuration.token), routes: routes, logger: logger),
-            server: .http1(configuration: http),
+            server: .http1WithWebSockets(configuration: http),
             configuration: .init(
                 address: .hostname("127.0.0.1", port: configuration.port),
                 serverName: nil,

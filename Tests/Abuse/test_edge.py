@@ -128,7 +128,6 @@ def test_the_daemons_token_is_not_a_key_of_the_front(victim: Any, database: Data
     check_error(httpx.get(f"{victim.toolbox_proxy_url}/{victim.id}/version", params=query), 401)
 
 
-@pytest.mark.xfail(reason="open in SECURITY.md, H13: Docker's init keeps the token in /proc/1/environ", strict=True)
 def test_the_daemon_wants_its_token_from_everybody(attacker: Any, victim: Any, database: Database) -> None:
     """From inside the sandbox: the daemon's port answers nobody who has no token, and the token is nowhere to be read."""
     fetch = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:2280"

@@ -93,10 +93,8 @@ import Testing
     @Test func usersCannotSetWhatTheDaemonReads() throws {
         var its = sandbox()
         its.env = ["A": "1", "MARTLET_DAEMON_TOKEN": "mine", "": "x", "B=C": "y"]
-        let own = ["MARTLET_DAEMON_TOKEN=secret", "MARTLET_SANDBOX_ID=\(its.id)"]
-        #expect(try blueprint(diskNote: "none").specification(of: its, image: image()).env == ["A=1"] + own)
-        let quota = "MARTLET_DISK_BYTES=\(10 << 30)"
-        #expect(try blueprint().specification(of: its, image: image()).env == ["A=1"] + own + [quota])
+        let made = try blueprint().specification(of: its, image: image())
+        #expect(made.env == ["A=1", "MARTLET_SANDBOX_ID=\(its.id)"])
     }
 
     @Test func aQuotaThatCannotBeSetIsNotAskedForButReported() throws {

@@ -24,6 +24,7 @@ struct TestDaemon: Sendable {
     static func run(
         entrypoint: [String] = [],
         environment: [String: String] = [:],
+        token: String? = TestClient.token,
         _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
@@ -33,7 +34,7 @@ struct TestDaemon: Sendable {
         variables["TMPDIR"] = nil
         variables.merge(environment) { $1 }
         let configuration = DaemonConfiguration(
-            token: TestClient.token,
+            token: token,
             port: 0,
             environment: variables,
             entrypoint: entrypoint,

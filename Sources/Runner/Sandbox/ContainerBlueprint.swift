@@ -70,11 +70,8 @@ extension ContainerBlueprint {
     }
 
     private func environment(of sandbox: AssignedSandbox) -> [String] {
-        var own = [
-            "\(Self.reservedPrefix)DAEMON_TOKEN=\(sandbox.toolboxToken)",
-            "\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)",
-        ]
-        if host.diskNote == nil { own.append("\(Self.reservedPrefix)DISK_BYTES=\(Int64(sandbox.diskGib) * Self.gib)") }
+        // No secret is here: Docker's init would show it in /proc/1/environ. The daemon is told its token after each start.
+        let own = ["\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)"]
         let users = sandbox.env.filter {
             !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=")
         }
@@ -110,7 +107,7 @@ extension ContainerBlueprint {
             sandbox.image, sandbox.osUser ?? "", "\(sandbox.allowsSudo)", "\(sandbox.slot)", "\(sandbox.gpu)", network,
             daemon.hash,
         ]
-        text += [runtime ?? "", "\(host.hasIPv6)", sandbox.toolboxToken] + host.resolvers.map { "\($0)" }
+        text += [runtime ?? "", "\(host.hasIPv6)"] + host.resolvers.map { "\($0)" }
         text += sandbox.entrypoint ?? ["\u{0}image"]
         text += sandbox.env.map { "\($0.key)=\($0.value)" }.sorted()
         let bytes = text.map { "\($0.utf8.count):\($0)" }.joined()

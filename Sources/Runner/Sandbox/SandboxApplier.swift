@@ -337,7 +337,12 @@ struct SandboxApplier: Sendable {
 
     private func ask(_ desired: AssignedSandbox, _ container: ContainerInspection) async throws -> String {
         guard let target = container.target else { throw RunnerError(.daemonSilent, "the container has no process") }
-        return try await parts.probe.version(of: desired.id, at: target, token: desired.toolboxToken)
+        return try await parts.probe.greet(
+            desired.id,
+            at: target,
+            token: desired.toolboxToken,
+            diskBytes: container.limits.diskQuotaBytes
+        )
     }
 
     private func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {

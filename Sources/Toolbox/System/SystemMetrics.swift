@@ -32,21 +32,23 @@ package final class SystemMetrics: Sendable {
     private static let windowLimit = Duration.seconds(60)
 
     private let files: ControlGroupFiles
-    private let diskLimitBytes: Int?
+    private let diskLimitBytes = Mutex<Int?>(nil)
     private let last = Mutex<Sample?>(nil)
 
-    /// - Parameter diskLimitBytes: the sandbox's disk quota where one is enforced.
-    package init(root: String = "/sys/fs/cgroup", diskLimitBytes: Int? = nil) {
-        self.diskLimitBytes = diskLimitBytes
+    package init(root: String = "/sys/fs/cgroup") {
         files = ControlGroupFiles(root: root)
     }
+
+    /// The sandbox's disk quota, where one is enforced.
+    package func setDiskLimit(_ bytes: Int) { diskLimitBytes.withLock { $0 = bytes } }
 
     /// `GET /system/metrics`
     func answer(_ call: ToolboxCall) async throws -> Response {
         let cpuLimit = try await onBlockingThread { [files] in files.processorLimit() }
         let cpus = cpuLimit ?? Double(sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         let used = try await processorUse()
-        let answer = try await onBlockingThread { [files, diskLimitBytes] in
+        let diskLimitBytes = diskLimitBytes.withLock { $0 }
+        let answer = try await onBlockingThread { [files] in
             let memory = files.memory()
             var (total, free, freeToRoot) = (UInt64(0), UInt64(0), UInt64(0))
             _ = martlet_space("/", &total, &free, &freeToRoot)

@@ -25,6 +25,7 @@ struct TestDaemon: Sendable {
         entrypoint: [String] = [],
         environment: [String: String] = [:],
         token: String? = TestClient.token,
+        controlGroup: String? = nil,
         _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
@@ -33,7 +34,7 @@ struct TestDaemon: Sendable {
         var variables = EnvironmentStore.ofThisProcess()
         variables["TMPDIR"] = nil
         variables.merge(environment) { $1 }
-        let configuration = DaemonConfiguration(
+        var configuration = DaemonConfiguration(
             token: token,
             port: 0,
             environment: variables,
@@ -42,6 +43,7 @@ struct TestDaemon: Sendable {
             home: "/",
             stopGrace: .milliseconds(500)
         )
+        if let controlGroup { configuration.controlGroupRoot = controlGroup }
         let (ports, announce) = AsyncStream.makeStream(of: Int.self)
         let daemon = ToolboxDaemon(
             configuration: configuration,

@@ -20,6 +20,8 @@ package struct DaemonConfiguration: Sendable {
     package var home: String
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
+    /// Where the sandbox's cgroup is seen.
+    package var controlGroupRoot = "/sys/fs/cgroup"
 
     /// Reads `MARTLET_DAEMON_PORT`, `MARTLET_DAEMON_TOKEN` (for a daemon without a runner) and the arguments after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
@@ -149,7 +151,11 @@ package struct ToolboxDaemon: Service {
     }
 
     private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
-        let runner = ProgramRunner(processes: processes, spoolDirectory: spoolDirectory(environment.current))
+        let runner = ProgramRunner(
+            processes: processes,
+            spoolDirectory: spoolDirectory(environment.current),
+            controlGroup: controlGroup
+        )
         let routes = makeRoutes(environment: environment, runner: runner)
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
@@ -175,6 +181,8 @@ package struct ToolboxDaemon: Service {
         )
     }
 
+    private var controlGroup: ControlGroupFiles { ControlGroupFiles(root: configuration.controlGroupRoot) }
+
     private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
         var routes = RouteMap()
@@ -196,7 +204,7 @@ package struct ToolboxDaemon: Service {
     }
 
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
-        let metrics = SystemMetrics()
+        let metrics = SystemMetrics(controlGroup)
         let info = InfoRoutes(
             metrics: metrics,
             environment: environment,

@@ -35,9 +35,7 @@ package final class SystemMetrics: Sendable {
     private let diskLimitBytes = Mutex<Int?>(nil)
     private let last = Mutex<Sample?>(nil)
 
-    package init(root: String = "/sys/fs/cgroup") {
-        files = ControlGroupFiles(root: root)
-    }
+    package init(_ files: ControlGroupFiles) { self.files = files }
 
     /// The sandbox's disk quota, where one is enforced.
     package func setDiskLimit(_ bytes: Int) { diskLimitBytes.withLock { $0 = bytes } }
@@ -98,9 +96,10 @@ package final class SystemMetrics: Sendable {
 /// The cgroup's files as they are seen inside the sandbox. Reading them blocks, but only on the kernel.
 package struct ControlGroupFiles: Sendable {
     private let root: String
-    private let isUnified: Bool
+    let isUnified: Bool
 
-    package init(root: String) {
+    /// - Parameter root: where they are mounted.
+    package init(root: String = "/sys/fs/cgroup") {
         self.root = root
         isUnified = access("\(root)/cgroup.controllers", F_OK) == 0
     }
@@ -135,6 +134,9 @@ package struct ControlGroupFiles: Sendable {
         return (min(limit ?? machine, machine), max(0, (usage ?? 0) - (cache ?? 0)), cache ?? 0)
     }
 
+    /// Processes and threads that there may be at a time; nil if not limited.
+    func processLimit() -> Int? { number(isUnified ? "pids.max" : "pids/pids.max") }
+
     private func machineMemory() -> Int {
         sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
     }
@@ -143,7 +145,7 @@ package struct ControlGroupFiles: Sendable {
         read(name).flatMap { Int($0.prefix { $0 != "\n" }) }
     }
 
-    private func field(_ key: String, of name: String) -> Int? {
+    func field(_ key: String, of name: String) -> Int? {
         for line in (read(name) ?? "").split(separator: "\n") {
             let parts = line.split(separator: " ")
             if parts.count == 2, parts[0] == key { return Int(parts[1]) }

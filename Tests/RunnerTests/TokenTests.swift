@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import FoundationEssentials
+import Postgres
 import Store
 import TestSupport
 import Testing

@@ -85,7 +85,7 @@ extension ContainerBlueprint {
         its.openFilesLimit = limits.openFiles
         its.log = LogLimits(maxFileBytes: limits.logFileBytes, maxFiles: limits.logFiles)
         its.oomScoreAdjustment = limits.oomScoreAdjustment
-        its.diskQuotaBytes = host.diskNote == nil ? Int64(sandbox.diskGib) * Self.gib : nil
+        its.diskQuotaBytes = host.diskNote == nil ? wantedDiskBytes(of: sandbox) : nil
     }
 
     private func setPrivileges(_ its: inout ContainerSpecification, _ sandbox: AssignedSandbox) {
@@ -148,14 +148,18 @@ extension ContainerBlueprint {
         )
     }
 
-    package func hasWantedLimits(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> Bool {
+    package func wantedDiskBytes(of sandbox: AssignedSandbox) -> Int64 { Int64(sandbox.diskGib) * Self.gib }
+
+    /// - Parameter disk: the quota in force.
+    package func hasWantedLimits(_ found: ContainerLimits, disk: Int64?, _ sandbox: AssignedSandbox) -> Bool {
         let wanted = wantedLimits(of: sandbox)
+        if host.quotas != nil, disk != wantedDiskBytes(of: sandbox) { return false }
         return found.memoryBytes == wanted.memoryBytes && found.nanoCPUs == wanted.nanoCPUs
             && found.pidsLimit == wanted.pidsLimit
     }
 
     /// What is in force, beside what was asked for.
-    package func effective(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> EffectiveLimits {
+    package func effective(_ found: ContainerLimits, disk: Int64?, _ sandbox: AssignedSandbox) -> EffectiveLimits {
         var effective = EffectiveLimits()
         effective.requestedCpu = sandbox.cpu
         effective.requestedMemoryGib = sandbox.memoryGib
@@ -163,16 +167,16 @@ extension ContainerBlueprint {
         effective.cpu = Double(found.nanoCPUs) / 1e9
         effective.memoryBytes = found.memoryBytes
         effective.pids = found.pidsLimit
-        effective.diskBytes = found.diskQuotaBytes
-        effective.diskNote = diskNote(found, sandbox)
+        effective.diskBytes = disk
+        effective.diskNote = diskNote(disk, sandbox)
         return effective
     }
 
-    private func diskNote(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> String? {
-        guard let quota = found.diskQuotaBytes else {
+    private func diskNote(_ quota: Int64?, _ sandbox: AssignedSandbox) -> String? {
+        guard let quota else {
             return host.diskNote ?? "not enforced: the container was made without a quota"
         }
-        guard quota != Int64(sandbox.diskGib) * Self.gib else { return nil }
+        guard quota != wantedDiskBytes(of: sandbox) else { return nil }
         return
             "a disk quota is fixed when the container is made: \(quota / Self.gib) GiB; make a new sandbox to change it"
     }

@@ -51,7 +51,8 @@ extension ContainerBlueprint {
         its.binds = [BindMount(source: daemon.directory, target: DaemonCopy.mountPoint, isReadOnly: true)]
         setLimits(&its, sandbox)
         setPrivileges(&its, sandbox)
-        its.network = .bridge(name: network, ipv4: "\(try addresses.address(ofSlot: sandbox.slot))")
+        let address = try addresses.address(ofSlot: sandbox.slot)
+        its.network = .bridge(name: network, ipv4: "\(address)", mac: "\(HardwareAddress(of: address))")
         its.dnsServers = host.resolvers.map { "\($0)" }
         if host.hasIPv6 { its.sysctls = ["net.ipv6.conf.all.disable_ipv6": "1"] }
         if sandbox.gpu > 0 { its.gpus = .count(sandbox.gpu) }

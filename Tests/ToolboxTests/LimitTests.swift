@@ -41,6 +41,18 @@ extension DaemonSuites {
             }
         }
 
+        @Test("Programs are killed before the daemon, however small each is")
+        func order() async throws {
+            func score(of process: String) throws -> String {
+                String(decoding: try Data(contentsOf: URL(filePath: "/proc/\(process)/oom_score_adj")), as: UTF8.self)
+            }
+            let before = try score(of: "self")
+            try await TestDaemon.run { daemon async throws in
+                #expect(try await daemon.execute("cat /proc/self/oom_score_adj").body.result == "1000\n")
+            }
+            #expect(try score(of: "self") == before && before != "1000\n")
+        }
+
         @Test("Version 2 of the files says the same")
         func unified() throws {
             let root = try makeTemporaryDirectory()

@@ -92,7 +92,7 @@ let targets: [Target] = [
         "API",
         [
             "Domain", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
-            .nioFoundation, .serviceLifecycle,
+            .nioFoundation, .nioHTTPTypes, .serviceLifecycle,
         ]
     ),
     library(
@@ -149,7 +149,7 @@ let targets: [Target] = [
         "APITests",
         [
             "API", "Domain", "Postgres", "Store", "TestSupport", .asyncHTTPClient, .logging, .nioCore, .nioHTTP1,
-            .serviceLifecycle,
+            .nioPosix, .serviceLifecycle,
         ]
     ),
     tests(

@@ -32,7 +32,7 @@ package struct ToolboxResponder: HTTPResponder {
 
     package func respond(to request: Request, context: ToolboxContext) async throws -> Response {
         do {
-            try token.check(request.headers)
+            try admit(request)
             let (answer, parameters) = try routes.resolve(request.head, request.uri.path)
             let call = ToolboxCall(
                 request: request,
@@ -53,6 +53,14 @@ package struct ToolboxResponder: HTTPResponder {
         } catch {
             logger.error("request failed", metadata: ["http.path": "\(request.uri.path)", "error": "\(error)"])
             return errorResponse(ToolboxError(.internalServerError, "INTERNAL_SERVER_ERROR", "\(error)"), to: request)
+        }
+    }
+
+    private func admit(_ request: Request) throws {
+        if request.method == .post, request.uri.path == InfoRoutes.initialization {
+            try token.adopt(request.headers)
+        } else {
+            try token.check(request.headers)
         }
     }
 

@@ -43,7 +43,9 @@ final class TestSocket: @unchecked Sendable {
         early: ByteBuffer = ByteBuffer(),
         _ body: (TestSocket) async throws -> Void
     ) async throws {
+        // A small window, so that a client that does not read is noticed after little.
         let bootstrap = ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .channelOption(.socketOption(.so_rcvbuf), value: 64 << 10)
         let channel = try await bootstrap.connect(host: "127.0.0.1", port: port) { channel in
             channel.eventLoop.makeCompletedFuture {
                 try NIOAsyncChannel<ByteBuffer, Never>(wrappingChannelSynchronously: channel)

@@ -59,7 +59,8 @@ package final class TerminalTable: Sendable {
         guard let shell = try await shells.find(in: variables) else {
             throw ToolboxError.badRequest("this image has no shell: none of zsh, bash, sh is in PATH")
         }
-        if variables["TERM"] == nil { variables["TERM"] = "xterm-256color" }
+        // The daemon's own would be of a terminal that it was started on, if any.
+        variables["TERM"] = request.variables["TERM"] ?? "xterm-256color"
         if variables["SHELL"] == nil { variables["SHELL"] = shell.path }
         let session = TerminalSession(
             id: request.id,

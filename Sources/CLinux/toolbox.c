@@ -274,7 +274,10 @@ static void obey(struct keeper_state *state, int control) {
     if (length <= 0) state->killing = state->deaf = true;
     for (ssize_t i = 0; i < length; i++) {
         if (commands[i] == MARTLET_KEEPER_KILL) state->killing = true;
-        else if (commands[i] > 0 && commands[i] <= 64) signal_tree(state, commands[i]);
+        else if (commands[i] > 0 && commands[i] <= 64) {
+            signal_tree(state, commands[i]);
+            send_report(1, MARTLET_REPORT_SIGNALLED, commands[i]);
+        }
     }
 }
 

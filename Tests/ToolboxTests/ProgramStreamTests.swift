@@ -1,3 +1,4 @@
+import Glibc
 import NIOCore
 import NIOPosix
 import Testing
@@ -68,5 +69,22 @@ import Testing
         #expect(output.contains("40 100"))
         #expect(try await tree.exit.get() == .exited(7))
         try await tree.gone.get()
+    }
+
+    @Test("A signal is delivered when it is said to be, and asking for one is answered also when nobody is left")
+    func delivery() async throws {
+        let tree = try await launch("trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done", .apart)
+        let output = try await tree.output.executeThenClose { inbound in
+            var text = ""
+            for try await piece in inbound {
+                text += String(buffer: piece)
+                if text == "ready\n" { try await tree.deliver(SIGUSR1).get() }
+            }
+            return text
+        }
+        #expect(output == "ready\ngot\n")
+        #expect(try await tree.exit.get() == .exited(3))
+        try await tree.gone.get()
+        try await tree.deliver(SIGUSR1).get()
     }
 }

@@ -10,6 +10,7 @@ enum {
     MARTLET_REPORT_STARTED = 1, ///< value: process id of the leader
     MARTLET_REPORT_FAILED = 2,  ///< value: errno of the step that kept the program from running
     MARTLET_REPORT_EXITED = 3,  ///< value: wait status of the leader
+    MARTLET_REPORT_SIGNALLED = 4, ///< value: the signal that was sent as commanded; one report for each, in order
 };
 
 /// Commands that a keeper reads, one byte each; every other byte below 65 is a signal number for the leader's group.

@@ -33,6 +33,7 @@ package final class ProcessTree: Sendable {
     /// Connected to the keeper: commands out, reports in.
     private let channel: any Channel
     private let streams: ProgramChannels
+    private let reports: KeeperReports
     /// The programs' output; with `merged` streams and on a terminal the errors too. Nothing if it went to a descriptor of
     /// the caller's. A terminal ends with an `IOError` (EIO) where a pipe just ends.
     package var output: NIOAsyncChannel<ByteBuffer, Never> { streams.output }
@@ -52,6 +53,7 @@ package final class ProcessTree: Sendable {
     init(channel: any Channel, streams: ProgramChannels, reports: KeeperReports) {
         self.channel = channel
         self.streams = streams
+        self.reports = reports
         started = reports.started.futureResult
         exit = reports.exit.futureResult
         gone = reports.gone.futureResult
@@ -59,7 +61,19 @@ package final class ProcessTree: Sendable {
 
     /// Sends a signal to the leader's process group, or to what is left of the tree when the leader ended.
     package func signal(_ number: CInt) {
-        command(UInt8(truncatingIfNeeded: number))
+        _ = deliver(number)
+    }
+
+    /// Sends a signal as `signal` does. The answer is fulfilled when the kernel has it, so that it cannot hit what the program
+    /// is told to do later; or when the keeper is gone. Never fails.
+    @discardableResult
+    package func deliver(_ number: CInt) -> EventLoopFuture<Void> {
+        let delivered = channel.eventLoop.makePromise(of: Void.self)
+        channel.eventLoop.execute { [self] in
+            reports.expectDelivery(delivered)
+            command(UInt8(truncatingIfNeeded: number))
+        }
+        return delivered.futureResult
     }
 
     /// Kills every descendant, and gives up on output that stays open for longer than `killGrace`.
@@ -76,7 +90,7 @@ package final class ProcessTree: Sendable {
     }
 }
 
-/// Reads the keeper's reports and keeps the three promises that `ProcessTree` shows.
+/// Reads the keeper's reports and keeps the promises that `ProcessTree` shows.
 final class KeeperReports: ChannelInboundHandler, Sendable {
     typealias InboundIn = ByteBuffer
 
@@ -85,6 +99,8 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
     let gone: EventLoopPromise<Void>
     private let keeper: Int32
     private let buffered: NIOLoopBoundBox<ByteBuffer>
+    /// Signals that the keeper was asked to send, oldest first; nil when it is gone.
+    private let deliveries: NIOLoopBoundBox<[EventLoopPromise<Void>]?>
 
     init(keeper: Int32, on eventLoop: any EventLoop) {
         self.keeper = keeper
@@ -92,6 +108,12 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
         exit = eventLoop.makePromise()
         gone = eventLoop.makePromise()
         buffered = .makeBoxSendingValue(ByteBuffer(), eventLoop: eventLoop)
+        deliveries = .makeBoxSendingValue([], eventLoop: eventLoop)
+    }
+
+    /// `promise` is fulfilled when the next signal after those of earlier calls was sent.
+    func expectDelivery(_ promise: EventLoopPromise<Void>) {
+        if deliveries.value == nil { promise.succeed() } else { deliveries.value?.append(promise) }
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -108,6 +130,8 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
         let lost = IOError(errnoCode: ESRCH, reason: "the keeper was killed")
         started.fail(lost)
         exit.succeed(.unknown)
+        for promise in deliveries.value ?? [] { promise.succeed() }
+        deliveries.value = nil
         reap(context.eventLoop)
         context.fireChannelInactive()
     }
@@ -121,6 +145,9 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
         case Int32(MARTLET_REPORT_STARTED): started.succeed(value)
         case Int32(MARTLET_REPORT_FAILED): started.fail(IOError(errnoCode: value, reason: "start"))
         case Int32(MARTLET_REPORT_EXITED): exit.succeed(ProgramExit(waitStatus: value))
+        case Int32(MARTLET_REPORT_SIGNALLED):
+            guard deliveries.value?.isEmpty == false else { break }
+            deliveries.value?.removeFirst().succeed()
         default: break
         }
     }

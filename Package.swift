@@ -15,13 +15,16 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
     .target(
         name: name,
         dependencies: dependencies,
-        exclude: explained.contains(name) ? ["README.md"] : [],
+        exclude: (explained.contains(name) ? ["README.md"] : []) + (explainedFolders[name] ?? []),
         swiftSettings: ours
     )
 }
 
 /// Rooms that have a README of their own.
 let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox", "WebSockets"]
+
+/// READMEs of hard folders within rooms.
+let explainedFolders = ["Toolbox": ["Interpreter/README.md"]]
 
 func executable(
     _ name: String,

@@ -32,7 +32,8 @@ package final class EnvironmentStore: Sendable {
         }
     }
 
-    private static func validate(_ variables: [String: String]) throws {
+    /// - Throws: 400 naming the variable that is not acceptable.
+    static func validate(_ variables: [String: String]) throws {
         for (name, value) in variables {
             guard isName(name) else {
                 throw ToolboxError.badRequest(

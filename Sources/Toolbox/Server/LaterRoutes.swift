@@ -6,9 +6,7 @@ func addLaterRoutes(to routes: inout RouteMap) {
         (.get, ["/process/session", "/process/session/{id}", "/process/session/{id}/command/{command}"]),
         (.get, ["/process/session/{id}/command/{command}/logs"]),
         (.post, ["/process/session", "/process/session/{id}/exec", "/process/session/{id}/command/{command}/input"]),
-        (.delete, ["/process/session/{id}", "/process/interpreter/context/{id}"]),
-        (.post, ["/process/interpreter/context"]),
-        (.get, ["/process/interpreter/context", "/process/interpreter/execute"]),
+        (.delete, ["/process/session/{id}"]),
         (
             .post,
             ["add", "branches", "checkout", "clone", "commit", "config", "config/user", "credentials", "init"].map {

@@ -50,7 +50,8 @@ package struct ToolboxCall: Sendable {
     }
 }
 
-private func describe(_ error: DecodingError) -> String {
+/// Names the field that is wrong, and how.
+func describe(_ error: DecodingError) -> String {
     func name(_ path: [any CodingKey]) -> String {
         path.isEmpty ? "the body" : "field '" + path.map(\.stringValue).joined(separator: ".") + "'"
     }

@@ -182,6 +182,10 @@ package struct ToolboxDaemon: Service {
             to: &routes,
             TerminalTable(processes: processes, environment: environment, workingDirectory: workingDirectory)
         )
+        addInterpreterRoutes(
+            to: &routes,
+            InterpreterContexts(processes: processes, environment: environment, workingDirectory: workingDirectory)
+        )
         addLaterRoutes(to: &routes)
         return routes
     }

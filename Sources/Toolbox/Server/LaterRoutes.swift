@@ -19,8 +19,6 @@ func addLaterRoutes(to routes: inout RouteMap) {
         (.post, ["pull", "push", "remotes", "reset", "restore"].map { "/git/\($0)" }),
         (.get, ["branches", "config", "history", "remotes", "status"].map { "/git/\($0)" }),
         (.delete, ["/git/branches"]),
-        (.post, ["completions", "did-close", "did-open", "start", "stop"].map { "/lsp/\($0)" }),
-        (.get, ["/lsp/document-symbols", "/lsp/workspacesymbols"]),
     ]
     for (method, paths) in later {
         for path in paths {

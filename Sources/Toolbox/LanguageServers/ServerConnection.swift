@@ -43,7 +43,7 @@ package struct LanguageServerPatience: Sendable {
     package var reading = Duration.seconds(60)
     /// Until one that was asked to end is killed.
     package var end = Duration.seconds(2)
-    /// A server that is younger may not have read its project yet, so that "no such symbol" is not believed.
+    /// After its start, or news of files, a server may not have read them yet.
     package var settling = Duration.seconds(5)
 
     package init() {}

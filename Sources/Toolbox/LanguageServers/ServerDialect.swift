@@ -29,7 +29,8 @@ package protocol ServerDialect: Sendable {
     /// Files that are not open came, changed or went.
     func noteChanges(_ changes: ProjectChanges, files: ProjectFiles) throws
     func documentSymbols(_ path: String) async throws -> [LanguageSymbol]
-    func workspaceSymbols(_ query: String) async throws -> [LanguageSymbol]
+    /// - Parameter settled: until then the server may not have read the project, and "no such symbol" is not believed.
+    func workspaceSymbols(_ query: String, settled: ContinuousClock.Instant) async throws -> [LanguageSymbol]
     func completions(_ path: String, at place: CompletionPlace) async throws -> LanguageCompletions
     /// Asks the server to end.
     func leave() async
@@ -65,4 +66,7 @@ package struct ServerProject: Sendable, Hashable {
     package var language: LanguageID
     /// Absolute and normalised.
     package var path: String
+
+    /// Whether a path is of a file in it.
+    package func contains(_ file: String) -> Bool { file.hasPrefix(path == "/" ? path : "\(path)/") }
 }

@@ -16,6 +16,8 @@ package final class ServerSession: Sendable {
         /// The one used last is the last.
         var documents: [OpenDocument] = []
         var files: ProjectFiles
+        /// When the server has read what it was told last, for all one knows.
+        var settled: ContinuousClock.Instant
     }
 
     package let dialect: any ServerDialect
@@ -26,7 +28,7 @@ package final class ServerSession: Sendable {
 
     private init(_ dialect: any ServerDialect, _ name: String, _ project: ServerProject, _ files: ProjectFiles) {
         (self.dialect, self.name, self.project) = (dialect, name, project)
-        state = Mutex(State(files: files))
+        state = Mutex(State(files: files, settled: .now + dialect.connection.patience.settling))
     }
 
     /// Makes a new server ready and opens documents in it, as far as they are there.
@@ -83,7 +85,7 @@ package final class ServerSession: Sendable {
 
     package func workspaceSymbols(_ query: String) async throws -> [LanguageSymbol] {
         try await noteChanges()
-        return try await dialect.workspaceSymbols(query)
+        return try await dialect.workspaceSymbols(query, settled: state.withLock { $0.settled })
     }
 
     package func completions(_ path: String, at place: CompletionPlace) async throws -> LanguageCompletions {
@@ -100,6 +102,7 @@ package final class ServerSession: Sendable {
             guard !changes.isEmpty else { return }
             try dialect.noteChanges(changes, files: files)
             state.files = files
+            state.settled = .now + dialect.connection.patience.settling
         }
     }
 

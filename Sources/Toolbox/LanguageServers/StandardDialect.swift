@@ -3,7 +3,6 @@ import Glibc
 /// The Language Server Protocol, version 3.
 package struct StandardDialect: ServerDialect {
     package let connection: ServerConnection
-    private let began = ContinuousClock.now
 
     /// Pause between two askings of a server that may not have read its project yet.
     private static let settlingPause = Duration.milliseconds(250)
@@ -53,11 +52,11 @@ package struct StandardDialect: ServerDialect {
         return flatten(symbols ?? [], in: fileURI(path))
     }
 
-    package func workspaceSymbols(_ query: String) async throws -> [LanguageSymbol] {
+    package func workspaceSymbols(_ query: String, settled: ContinuousClock.Instant) async throws -> [LanguageSymbol] {
         while true {
             let found = try await connection.request("workspace/symbol", ["query": query], as: [ServerSymbol].self)
             let symbols = flatten(found ?? [], in: "")
-            guard symbols.isEmpty, ContinuousClock.now - began < connection.patience.settling else { return symbols }
+            guard symbols.isEmpty, ContinuousClock.now < settled else { return symbols }
             try await Task.sleep(for: Self.settlingPause)
         }
     }

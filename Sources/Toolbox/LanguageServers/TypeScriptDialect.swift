@@ -43,9 +43,11 @@ package struct TypeScriptDialect: ServerDialect {
         return flatten((tree?.childItems ?? []).flatMap(\.symbols), in: fileURI(path))
     }
 
-    package func workspaceSymbols(_ query: String) async throws -> [LanguageSymbol] {
+    /// It reads the project before it answers. The language's own library is not of the project.
+    package func workspaceSymbols(_ query: String, settled: ContinuousClock.Instant) async throws -> [LanguageSymbol] {
         let question = Navigation(searchValue: query, maxResultCount: Self.symbolLimit)
-        return (try await ask("navto", question, as: [NavigationItem].self) ?? []).map(\.symbol)
+        let found = try await ask("navto", question, as: [NavigationItem].self) ?? []
+        return found.filter { project.contains($0.file) }.map(\.symbol)
     }
 
     package func completions(_ path: String, at place: CompletionPlace) async throws -> LanguageCompletions {

@@ -11,9 +11,14 @@ package struct TypeScriptFormat: MessageFormat {
 
     private struct Head: Decodable {
         var type: String
-        var request_seq: Int?
+        var request: Int?
         var success: Bool?
         var message: String?
+
+        private enum CodingKeys: String, CodingKey {
+            case type, success, message
+            case request = "request_seq"
+        }
     }
 
     private struct Answer<Value: Decodable>: Decodable {
@@ -37,7 +42,7 @@ package struct TypeScriptFormat: MessageFormat {
 
     package func read(_ message: ByteBuffer) throws -> ServerMessage {
         let head = try decodeMessage(Head.self, from: message)
-        guard head.type == "response", let id = head.request_seq else { return .remark }
+        guard head.type == "response", let id = head.request else { return .remark }
         guard head.success != false else {
             return .answer(id, refusal: ServerRefusal(message: head.message ?? "no reason given"))
         }

@@ -115,6 +115,34 @@ extension DaemonSuites {
             }
         }
 
+        @Test("A project's own configuration says what is in it")
+        func configuration() async throws {
+            try await run { daemon async throws in
+                for (name, text) in [("in", "feather"), ("out", "quill")] {
+                    try FileManager.default.createDirectory(
+                        atPath: daemon.path(name),
+                        withIntermediateDirectories: true
+                    )
+                    try daemon.write("export function \(text)() {}\n", to: "\(name)/a.ts")
+                }
+                try daemon.write(#"{"include":["in"]}"#, to: "tsconfig.json")
+                let query = "languageId=typescript&pathToProject=."
+                #expect(
+                    try await post(daemon, "start", #""languageId":"typescript","pathToProject":".""#).status == 200
+                )
+                #expect(
+                    try await symbols(daemon, "workspacesymbols?\(query)&query=feather").map(\.name) == ["feather"]
+                )
+                #expect(try await symbols(daemon, "workspacesymbols?\(query)&query=quill").isEmpty)
+                try daemon.write("export function plume() {}\n", to: "in/b.ts")
+                #expect(
+                    try await eventually(.seconds(20)) {
+                        try await symbols(daemon, "workspacesymbols?\(query)&query=plume").map(\.name) == ["plume"]
+                    }
+                )
+            }
+        }
+
         @Test("A server is behind everything else: for the processor, and when memory is short")
         func confinement() async throws {
             try await run { daemon async throws in

@@ -112,16 +112,18 @@ package final class LanguageServer: Sendable {
                 throw connection.lossBefore(error)
             }
         } catch {
-            noteEnd(of: number, reason: "\(error)", documents)
+            noteEnd(of: number, error, documents)
             throw error
         }
     }
 
     private func noteEnd(of number: Int, _ session: ServerSession) {
-        noteEnd(of: number, reason: session.dialect.connection.end?.reason ?? "", session.documents)
+        let end = session.dialect.connection.end ?? ServerLost(reason: "it ended")
+        noteEnd(of: number, end, session.documents)
     }
 
-    private func noteEnd(of number: Int, reason: String, _ documents: [String]) {
+    private func noteEnd(of number: Int, _ error: any Error, _ documents: [String]) {
+        let reason = (error as? ServerLost)?.reason ?? "\(error)"
         let failures = state.withLock { state -> Int? in
             guard state.number == number, state.life != nil, !state.isStopped else { return nil }
             state.life = nil
@@ -132,7 +134,8 @@ package final class LanguageServer: Sendable {
             state.lastEnd = reason
             return state.failures
         }
-        guard let failures else { return }
+        // What the caller did wrong, like starting what is not installed, the caller is told.
+        guard let failures, !(error is ToolboxError) else { return }
         surroundings.logger.warning(
             "language server ended",
             metadata: [

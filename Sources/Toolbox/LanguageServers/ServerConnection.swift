@@ -173,9 +173,11 @@ package final class ServerConnection: Sendable {
             return input.send(message)
         }
         let alarm = eventLoop.scheduleTask(in: TimeAmount(patience.reading)) { [tree] in tree.kill() }
-        written.whenComplete { [self] _ in
+        written.whenComplete { [self] result in
             alarm.cancel()
             state.withLock { $0.queuedBytes -= count }
+            // One that closed its input answers nothing any more, even if it lives.
+            if case .failure = result { tree.kill() }
         }
         return written.flatMapErrorThrowing { _ in throw ServerLost(reason: "it does not read its input any more") }
     }

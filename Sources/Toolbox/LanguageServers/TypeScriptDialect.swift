@@ -34,7 +34,9 @@ package struct TypeScriptDialect: ServerDialect {
     package func noteChanges(_ changes: ProjectChanges, files: ProjectFiles) throws {
         if !changes.created.isEmpty || !changes.deleted.isEmpty { try load(files) }
         let nothing: NoParameters? = nil
-        if !changes.changed.isEmpty { try connection.notify("reloadProjects", nothing) }
+        if !changes.changed.isEmpty || !ownConfigurations(files).isEmpty {
+            try connection.notify("reloadProjects", nothing)
+        }
     }
 
     package func documentSymbols(_ path: String) async throws -> [LanguageSymbol] {
@@ -71,8 +73,7 @@ package struct TypeScriptDialect: ServerDialect {
 
     /// Makes one project of all files, or of what the folder's own configuration names.
     private func load(_ files: ProjectFiles) throws {
-        let configurations = ["tsconfig.json", "jsconfig.json"].map { "\(project.path)/\($0)" }
-        let own = configurations.filter { files.configurations.contains($0) }
+        let own = ownConfigurations(files)
         let roots = own.isEmpty ? files.stamps.keys.sorted() : own
         try connection.notify(
             "openExternalProject",
@@ -81,6 +82,10 @@ package struct TypeScriptDialect: ServerDialect {
                 rootFiles: roots.map { ExternalProject.File(fileName: $0) }
             )
         )
+    }
+
+    private func ownConfigurations(_ files: ProjectFiles) -> [String] {
+        ["tsconfig.json", "jsconfig.json"].map { "\(project.path)/\($0)" }.filter { files.configurations.contains($0) }
     }
 
     private func ask<Value: Decodable & Sendable>(

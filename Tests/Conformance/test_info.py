@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime, timezone
 from typing import Any, Iterator
@@ -92,9 +93,37 @@ def test_unknown_routes(toolbox: httpx.Client) -> None:
         check_error(answer, answer.status_code)
 
 
-@pytest.mark.parametrize("path", ["/process/session", "/process/pty", "/lsp/document-symbols", "/computeruse/status"])
+@pytest.mark.parametrize("path", ["/computeruse/status", "/computeruse/display/info"])
 def test_rooms_not_built_yet_say_so(toolbox: httpx.Client, path: str) -> None:
     answer = toolbox.get(path)
     if answer.status_code >= 400:
         check_error(answer, answer.status_code)
         assert answer.status_code in (400, 404, 501, 503)
+
+
+def test_the_environment_cannot_grow_beyond_what_starts(toolbox: httpx.Client, shared: Any) -> None:
+    """The kernel starts no program whose environment is too large: then no command would work any more."""
+    check_error(toolbox.post("/env", json={"set": {"HUGE": "x" * 200_000}}), 400, "HUGE", "limit")
+    answers = [toolbox.post("/env", json={"set": {f"BIG{n}": "big-" + "x" * 100_000}}).status_code for n in range(15)]
+    assert answers[0] == 200 and answers[-1] == 400
+    assert shared.process.exec("echo well").result == "well\n"
+    assert toolbox.post("/env", json={"unsetValuePrefix": "big-"}).status_code == 200
+    assert "BIG0" not in shared.process.exec("env").result
+
+
+@pytest.mark.deadline(60)
+def test_ports_are_followed(toolbox: httpx.Client, shared: Any) -> None:
+    server = "setsid python3 -m http.server {port} --bind {host} >/dev/null 2>&1 </dev/null &"
+    shared.process.exec(server.format(port=4567, host="127.0.0.1"))
+    with toolbox.stream("GET", "/port", params={"follow": "true"}) as answer:
+        assert answer.status_code == 200 and answer.headers["content-type"] == "application/x-ndjson"
+        changes = (json.loads(line) for line in answer.iter_lines() if line)
+        assert next(changes)["closed"] == []
+        eventually(lambda: 4567 in toolbox.get("/port").json()["ports"], 10, "the first server")
+        shared.process.exec(server.format(port=4568, host="0.0.0.0"))
+        assert any(4568 in change["opened"] for change in changes)
+        shared.process.exec("pkill -f 'http.serve[r] 456[78]'")
+        closed: set[int] = set()
+        while closed < {4567, 4568}:
+            closed.update(next(changes)["closed"])
+    check_error(toolbox.get("/port", params={"follow": "perhaps"}), 400, "follow")

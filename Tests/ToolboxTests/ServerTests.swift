@@ -94,24 +94,6 @@ extension DaemonSuites {
             }
         }
 
-        @Test("The environment: set, unset, by prefix of the value, and nothing at all for a bad name")
-        func environment() async throws {
-            try await TestDaemon.run { daemon async throws in
-                func update(_ body: String) async throws -> Int {
-                    try await daemon.client.call(.POST, "/env", body: body).status
-                }
-                func shown() async throws -> String { try await daemon.execute("echo $VA,$VB,$VC").body.result }
-                #expect(try await update(#"{"set":{"VA":"secret-1","VB":"secret-2","VC":"3"}}"#) == 200)
-                #expect(try await shown() == "secret-1,secret-2,3\n")
-                #expect(try await update(#"{"unsetValuePrefix":"secret-","set":{"VB":"kept"}}"#) == 200)
-                #expect(try await shown() == ",kept,3\n")
-                #expect(try await update(#"{"unset":["VB","VC"],"set":{"VC":"again"}}"#) == 200)
-                #expect(try await shown() == ",,again\n")
-                #expect(try await update(#"{"set":{"VA":"x","not a name":"y"}}"#) == 400)
-                #expect(try await shown() == ",,again\n")
-            }
-        }
-
         @Test("Version, directories, metrics and ports")
         func information() async throws {
             try await TestDaemon.run { daemon async throws in

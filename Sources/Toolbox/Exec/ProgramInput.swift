@@ -26,6 +26,12 @@ package struct ProgramInput: Sendable {
         channel.writeAndFlush(bytes)
     }
 
+    /// Queues a piece for writing and returns at once, in the order of the calls. Whoever uses this bounds what is queued.
+    /// The future fails like `write`, and is never completed before the return.
+    package func send(_ bytes: ByteBuffer) -> EventLoopFuture<Void> {
+        channel.eventLoop.flatSubmit { [channel] in channel.writeAndFlush(bytes) }
+    }
+
     /// Ends the input: the program reads the end of file. A terminal is hung up by it, and its output ends.
     package func close() {
         channel.close(promise: nil)

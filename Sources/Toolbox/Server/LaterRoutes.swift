@@ -2,30 +2,14 @@ import HTTPTypes
 
 /// Routes of the contract that are not built yet answer 501, so that a user learns more than "not found".
 func addLaterRoutes(to routes: inout RouteMap) {
-    let later: [(HTTPRequest.Method, [String])] = [
-        (.post, ["completions", "did-close", "did-open", "start", "stop"].map { "/lsp/\($0)" }),
-        (.get, ["/lsp/document-symbols", "/lsp/workspacesymbols"]),
-    ]
-    for (method, paths) in later {
-        for path in paths {
-            routes.on(method, path) { call in
-                await call.drain()
-                throw notImplemented(method, path)
-            }
-        }
-    }
     for method in [HTTPRequest.Method.get, .post, .delete] {
         routes.onPrefix(method, "/computeruse/") { call in
             await call.drain()
-            throw notImplemented(method, "/computeruse")
+            throw ToolboxError(
+                .notImplemented,
+                "NOT_IMPLEMENTED",
+                "\(method.rawValue) /computeruse is not implemented by this version of Martlet"
+            )
         }
     }
-}
-
-private func notImplemented(_ method: HTTPRequest.Method, _ path: String) -> ToolboxError {
-    ToolboxError(
-        .notImplemented,
-        "NOT_IMPLEMENTED",
-        "\(method.rawValue) \(path) is not implemented by this version of Martlet"
-    )
 }

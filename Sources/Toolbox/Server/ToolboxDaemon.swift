@@ -206,8 +206,21 @@ package struct ToolboxDaemon: Service {
             to: &routes,
             InterpreterContexts(processes: processes, environment: environment, workingDirectory: workingDirectory)
         )
+        addLanguageServerRoutes(to: &routes, makeLanguageServers(environment), workingDirectory)
         addLaterRoutes(to: &routes)
         return routes
+    }
+
+    private func makeLanguageServers(_ environment: EnvironmentStore) -> LanguageServerTable {
+        LanguageServerTable(
+            LanguageServerSurroundings(
+                processes: processes,
+                environment: environment,
+                patience: LanguageServerPatience(),
+                loops: group,
+                logger: logger
+            )
+        )
     }
 
     private func addProcessRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore, _ runner: ProgramRunner) {

@@ -1,17 +1,25 @@
 import Glibc
+import HTTPTypes
 import Hummingbird
 import NIOCore
 
-/// `GET /port` and `GET /port/{port}/in-use`: who listens in the sandbox, from /proc/net.
+/// `GET /port` and `GET /port/{port}/in-use`: who listens in the sandbox, from /proc/net. With `?follow=true` the first goes
+/// on with what changes: nothing watches, and nothing is spent, while nobody follows.
 package struct PortRoutes: Sendable {
     /// Most of a table that is read: about 100,000 sockets.
     private static let tableLimitBytes = 16 << 20
 
     /// Our own port, which is not the user's business.
     let daemonPort: Int
+    private let followers = FollowerCount()
+
+    init(daemonPort: Int) {
+        self.daemonPort = daemonPort
+    }
 
     func list(_ call: ToolboxCall) async throws -> Response {
-        try jsonResponse(["ports": try await listening().filter { $0 != daemonPort }])
+        if try call.query.flag("follow") { return try follow(call) }
+        return try jsonResponse(["ports": try await usersPorts().sorted()])
     }
 
     func isInUse(_ call: ToolboxCall) async throws -> Response {
@@ -19,13 +27,33 @@ package struct PortRoutes: Sendable {
         guard let port = Int(text), (1...65535).contains(port), String(port) == text else {
             throw ToolboxError.badRequest("'\(text)' is not a port between 1 and 65535")
         }
-        return try jsonResponse(["isInUse": try await listening().contains(port)])
+        return try jsonResponse(["isInUse": try await Self.listening().contains(port)])
     }
 
-    private func listening() async throws -> [Int] {
+    /// Lines of JSON like `{"opened":[8000],"closed":[]}`: first what is open, then what changes, until the client leaves or
+    /// the sandbox stops. A line that says nothing comes now and then, so that both ends and all between see life.
+    private func follow(_ call: ToolboxCall) throws -> Response {
+        let ticket = try followers.enter()
+        return Response(
+            status: .ok,
+            headers: [.contentType: "application/x-ndjson"],
+            body: ResponseBody { writer in
+                var follower = PortFollower(call: call)
+                while let line = try await follower.next(usersPorts) { try await writer.write(line) }
+                try await writer.finish(nil)
+                withExtendedLifetime(ticket) {}
+            }
+        )
+    }
+
+    private func usersPorts() async throws -> Set<Int> {
+        try await Self.listening().subtracting([daemonPort])
+    }
+
+    private static func listening() async throws -> Set<Int> {
         try await onBlockingThread {
-            let tables = try ["/proc/net/tcp", "/proc/net/tcp6"].map { try Self.readTable($0) }
-            return Set(tables.flatMap { listeningPorts(inTable: $0) }).sorted()
+            let tables = try ["/proc/net/tcp", "/proc/net/tcp6"].map { try readTable($0) }
+            return Set(tables.flatMap { listeningPorts(inTable: $0) })
         }
     }
 

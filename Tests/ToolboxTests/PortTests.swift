@@ -1,0 +1,163 @@
+import FoundationEssentials
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+import Synchronization
+import Testing
+
+@testable import Toolbox
+
+extension DaemonSuites {
+    @Suite("Ports", .serialized, .timeLimit(.minutes(2)))
+    struct PortRouteTests {
+        private struct Line: Decodable {
+            var opened: [Int]
+            var closed: [Int]
+        }
+
+        /// Collects what a follower is told.
+        private final class Follower: Sendable {
+            private let text = Mutex("")
+
+            func take(_ piece: ByteBuffer) { text.withLock { $0 += String(buffer: piece) } }
+
+            var lines: [Line] {
+                text.withLock { $0 }.split(separator: "\n").compactMap {
+                    try? JSONDecoder().decode(Line.self, from: Data($0.utf8))
+                }
+            }
+        }
+
+        private func listen(_ host: String = "127.0.0.1") async throws -> (any Channel, Int) {
+            let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+                .bind(host: host, port: 0).get()
+            return (channel, try #require(channel.localAddress?.port))
+        }
+
+        @Test("Who follows is told what listens, then what comes and goes, until it leaves")
+        func follow() async throws {
+            try await TestDaemon.run { daemon async throws in
+                let (first, firstPort) = try await listen()
+                let follower = Follower()
+                let call = Task {
+                    try await daemon.client.call(
+                        .GET,
+                        "/port?follow=true",
+                        bodyLength: 0,
+                        pieces: [],
+                        onPiece: { follower.take($0) }
+                    )
+                }
+                #expect(try await eventually { follower.lines.first?.opened.contains(firstPort) == true })
+                let (second, secondPort) = try await listen("0.0.0.0")
+                #expect(
+                    try await eventually(.seconds(20)) { follower.lines.contains { $0.opened.contains(secondPort) } }
+                )
+                try await first.close()
+                #expect(
+                    try await eventually(.seconds(20)) { follower.lines.contains { $0.closed.contains(firstPort) } }
+                )
+                try await second.close()
+                #expect(
+                    try await eventually(.seconds(20)) { follower.lines.contains { $0.closed.contains(secondPort) } }
+                )
+                // The daemon stops within its time although somebody follows.
+                call.cancel()
+            }
+        }
+
+        @Test("A follower does not hold up the stop of the sandbox, and its answer ends well")
+        func stop() async throws {
+            let follower = Follower()
+            let call = Mutex<Task<TestClient.Answer, any Error>?>(nil)
+            let began = ContinuousClock.now
+            try await TestDaemon.run { daemon async throws in
+                let task = Task {
+                    try await daemon.client.call(
+                        .GET,
+                        "/port?follow=true",
+                        bodyLength: 0,
+                        pieces: [],
+                        onPiece: { follower.take($0) }
+                    )
+                }
+                call.withLock { $0 = task }
+                #expect(try await eventually { !follower.lines.isEmpty })
+            }
+            #expect(ContinuousClock.now - began < .seconds(10))
+            let answer = try await #require(call.withLock { $0 }).value
+            #expect(answer.status == 200 && answer.headers["Content-Type"] == ["application/x-ndjson"])
+        }
+
+        @Test("There is a limit to followers; one that left makes room")
+        func limit() async throws {
+            try await TestDaemon.run { daemon async throws in
+                let followers = (0..<PortFollowLimit.followers).map { _ in Follower() }
+                let calls = followers.map { follower in
+                    Task {
+                        try await daemon.client.call(
+                            .GET,
+                            "/port?follow=true",
+                            bodyLength: 0,
+                            pieces: [],
+                            onPiece: { follower.take($0) }
+                        )
+                    }
+                }
+                #expect(try await eventually(.seconds(20)) { followers.allSatisfy { !$0.lines.isEmpty } })
+                #expect(try await daemon.client.call(.GET, "/port?follow=true").status == 429)
+                #expect(try await daemon.client.call(.GET, "/port").status == 200)
+                for call in calls { call.cancel() }
+                for call in calls { _ = await call.result }
+                try await daemon.client.callAndHangUp(.GET, "/port?follow=true", body: "", after: .milliseconds(100))
+                let last = Follower()
+                let call = Mutex<Task<TestClient.Answer, any Error>?>(nil)
+                #expect(
+                    try await eventually(.seconds(20)) {
+                        if last.lines.isEmpty {
+                            let task = Task {
+                                try await daemon.client.call(
+                                    .GET,
+                                    "/port?follow=true",
+                                    bodyLength: 0,
+                                    pieces: [],
+                                    onPiece: { last.take($0) }
+                                )
+                            }
+                            call.withLock {
+                                $0?.cancel(); $0 = task
+                            }
+                            try await Task.sleep(for: .milliseconds(300))
+                        }
+                        return !last.lines.isEmpty
+                    }
+                )
+                call.withLock { $0?.cancel() }
+            }
+        }
+
+        @Test("Ports that are none are refused; follow is a flag", arguments: ["0", "65536", "080", "+80", "x", "-1"])
+        func badPorts(port: String) async throws {
+            try await TestDaemon.run { daemon async throws in
+                #expect(try await daemon.client.call(.GET, "/port/\(port)/in-use").status == 400)
+                #expect(try await daemon.client.call(.GET, "/port?follow=perhaps").status == 400)
+                #expect(try await daemon.client.call(.GET, "/port?follow=false").text.hasPrefix(#"{"ports":["#))
+            }
+        }
+    }
+}
+
+@Suite("Port changes")
+struct PortChangeTests {
+    @Test("Changes lead from one look to the next")
+    func changes() {
+        var random = SeededGenerator()
+        for _ in 0..<200 {
+            let looks = (0..<2).map { _ in Set((0..<6).map { _ in Int.random(in: 1...9, using: &random) }) }
+            let change = PortChange(from: looks[0], to: looks[1])
+            #expect(looks[0].union(change.opened).subtracting(change.closed) == looks[1], "seed \(random.seed)")
+            #expect(Set(change.opened).isDisjoint(with: looks[0]) && Set(change.closed).isSubset(of: looks[0]))
+            #expect(change.isEmpty == (looks[0] == looks[1]))
+        }
+    }
+}

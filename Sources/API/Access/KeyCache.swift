@@ -6,12 +6,14 @@ import Synchronization
 /// the database says so on channel `route`. Bounded.
 package final class KeyCache: Sendable {
     private struct Entry {
+        var hash: [UInt8]
         var key: APIKeyRecord
         var goodUntil: ContinuousClock.Instant
     }
 
     private struct State {
-        var entries: [[UInt8]: Entry] = [:]
+        /// By the part of the hash that the database tells of a key that left. Two that share it take turns.
+        var entries: [Prefix: Entry] = [:]
         var forgettings = 0
     }
 
@@ -27,7 +29,7 @@ package final class KeyCache: Sendable {
     /// The key, if it is known and not old. Its own expiry is the caller's to check.
     func key(_ hash: [UInt8], now: ContinuousClock.Instant = .now) -> APIKeyRecord? {
         state.withLock { state in
-            guard let entry = state.entries[hash], entry.goodUntil > now else { return nil }
+            guard let entry = state.entries[Prefix(hash)], entry.hash == hash, entry.goodUntil > now else { return nil }
             return entry.key
         }
     }
@@ -39,15 +41,17 @@ package final class KeyCache: Sendable {
         state.withLock { state in
             guard state.forgettings == ticket else { return }
             if state.entries.count >= limit { state.entries.removeAll() }  // rare, and cheaper than any order kept
-            state.entries[hash] = Entry(key: key, goodUntil: now + lifetime)
+            state.entries[Prefix(hash)] = Entry(hash: hash, key: key, goodUntil: now + lifetime)
         }
     }
 
     /// Forgets one key at once.
-    func forget(_ hash: [UInt8]) {
+    func forget(_ hash: [UInt8]) { forget(Prefix(hash)) }
+
+    private func forget(_ prefix: Prefix) {
         state.withLock { state in
             state.forgettings += 1
-            state.entries[hash] = nil
+            state.entries[prefix] = nil
         }
     }
 
@@ -55,8 +59,8 @@ package final class KeyCache: Sendable {
     package func heed(_ change: RouteChange) {
         switch change {
         case .key(let digits):
-            guard let hash = [UInt8](hexadecimal: digits) else { return forgetAll() }
-            forget(hash)
+            guard let prefix = Prefix(hexadecimal: digits) else { return forgetAll() }
+            forget(prefix)
         case .organization(let id): forgetAll { $0.organizationID == id }
         case .resync: forgetAll()
         case .sandbox, .runner: break
@@ -71,11 +75,17 @@ package final class KeyCache: Sendable {
     }
 }
 
-extension [UInt8] {
-    /// Reads 64 hexadecimal digits, which is a whole hash; nil for anything else.
-    fileprivate init?(hexadecimal text: String) {
-        let digits = text.utf8.compactMap { Character(UnicodeScalar($0)).hexDigitValue }
-        guard digits.count == 64, text.utf8.count == 64 else { return nil }
-        self = stride(from: 0, to: 64, by: 2).map { UInt8(digits[$0] * 16 + digits[$0 + 1]) }
+extension KeyCache {
+    /// The first eight bytes of a hash.
+    fileprivate struct Prefix: Hashable {
+        private let bits: UInt64
+
+        init(_ hash: [UInt8]) { bits = hash.prefix(8).reduce(0) { $0 << 8 | UInt64($1) } }
+
+        /// Reads 16 hexadecimal digits; nil for anything else.
+        init?(hexadecimal digits: String) {
+            guard digits.utf8.count == 16, let bits = UInt64(digits, radix: 16) else { return nil }
+            self.bits = bits
+        }
     }
 }

@@ -67,7 +67,7 @@ package enum RouteChange: Sendable, Hashable {
     case sandbox(SandboxID)
     case runner(RunnerID)
     case organization(OrganizationID)
-    /// Lower-case hexadecimal digits that the hash of the key begins with.
+    /// The 16 lower-case hexadecimal digits that the hash of the key begins with.
     case key(hashPrefix: String)
     /// Messages may have been lost: everything must be forgotten.
     case resync

@@ -50,6 +50,24 @@ import Testing
         }
     }
 
+    /// A runner may let go of what is still wanted: it waits again, for whoever has room.
+    @Test func whatIsReleasedAliveWaitsAgain() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner { runner in
+                let one = try await database.makeSandbox(of: tenant)
+                #expect(try await claim(runner) == [])
+                #expect(try await runner.release(one.id))
+                try await expectTheUnplacedAreQueued(database)
+                #expect(try await claim(runner) == [one.id])
+                try await expectTheUnplacedAreQueued(database)
+                #expect(try await runner.release(one.id))
+                try await database.owner.execute("DELETE FROM sandbox")
+                #expect(try await count("sandbox_queue", database) == 0)
+            }
+        }
+    }
+
     /// One that fits nowhere does not keep those behind it waiting, and runners that may not be given more take nothing.
     @Test func theQueueIsNotBlockedByItsHead() async throws {
         try await TestDatabase.with { database in

@@ -48,8 +48,10 @@ extension Target.Dependency {
     static let nioFoundation = product(name: "NIOFoundationEssentialsCompat", package: "swift-nio")
     static let nioHTTP1 = product(name: "NIOHTTP1", package: "swift-nio")
     static let nioHTTPTypes = product(name: "NIOHTTPTypes", package: "swift-nio-extras")
+    static let nioHTTPTypesHTTP1 = product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras")
     static let nioPosix = product(name: "NIOPosix", package: "swift-nio")
     static let nioSSL = product(name: "NIOSSL", package: "swift-nio-ssl")
+    static let nioWebSocket = product(name: "NIOWebSocket", package: "swift-nio")
     static let serviceLifecycle = product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
     static let swiftASN1 = product(name: "SwiftASN1", package: "swift-asn1")
     static let subprocess = product(name: "Subprocess", package: "swift-subprocess")
@@ -68,9 +70,17 @@ let targets: [Target] = [
     library("Docker", [.asyncHTTPClient, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix]),
     library("Firewall", [.logging, .subprocess]),
     library(
+        "WebSockets",
+        [
+            .httpTypes, .hummingbirdCore, .logging, .nioCore, .nioHTTP1, .nioHTTPTypes, .nioHTTPTypesHTTP1,
+            .nioWebSocket,
+        ]
+    ),
+    library(
         "Toolbox",
         [
-            "CLinux", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTPTypes,
+            "CLinux", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation,
+            .nioHTTPTypes,
             .nioPosix,
             .serviceLifecycle, .unixSignals,
         ]
@@ -79,7 +89,7 @@ let targets: [Target] = [
         "API",
         [
             "Domain", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
-            .nioFoundation, .serviceLifecycle,
+            .nioFoundation, .nioHTTPTypes, .serviceLifecycle,
         ]
     ),
     library(
@@ -125,12 +135,15 @@ let targets: [Target] = [
     tests("StoreTests", ["Domain", "Postgres", "Store", "TestSupport", .logging]),
     tests("DockerTests", ["Docker", .logging, .nioCore, .nioHTTP1, .nioPosix]),
     tests("FirewallTests", ["Firewall", .logging, .subprocess]),
-    tests("ToolboxTests", ["Toolbox", .logging, .nioCore, .nioHTTP1, .nioPosix, .serviceLifecycle]),
+    tests(
+        "ToolboxTests",
+        ["Toolbox", "WebSockets", .logging, .nioCore, .nioHTTP1, .nioPosix, .nioWebSocket, .serviceLifecycle]
+    ),
     tests(
         "APITests",
         [
             "API", "Domain", "Postgres", "Store", "TestSupport", .asyncHTTPClient, .logging, .nioCore, .nioHTTP1,
-            .serviceLifecycle,
+            .nioPosix, .serviceLifecycle,
         ]
     ),
     tests(

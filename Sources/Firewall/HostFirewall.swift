@@ -129,6 +129,9 @@ package struct SandboxFirewall: Hashable, Sendable {
         self.egress = egress
     }
 
+    /// The only hardware address that it may use with it: its interface must be made with this one.
+    package var hardwareAddress: HardwareAddress { HardwareAddress(of: address) }
+
     /// Slots are 0…65535.
     package static let slots = 0...65535
 }

@@ -18,6 +18,8 @@ struct Rule: Hashable, Sendable {
     }
 
     var source: IPv4Range?
+    /// Of the frame that brought the packet.
+    var hardwareSource: HardwareAddress?
     var destination: IPv4Range?
     var inInterface: String?
     var outInterface: String?
@@ -32,6 +34,7 @@ struct Rule: Hashable, Sendable {
 
     init(
         source: IPv4Range? = nil,
+        hardwareSource: HardwareAddress? = nil,
         destination: IPv4Range? = nil,
         inInterface: String? = nil,
         outInterface: String? = nil,
@@ -43,6 +46,7 @@ struct Rule: Hashable, Sendable {
     ) {
         // To iptables a range of all addresses is no match at all.
         self.source = source?.prefixLength == 0 ? nil : source
+        self.hardwareSource = hardwareSource
         self.destination = destination?.prefixLength == 0 ? nil : destination
         self.inInterface = inInterface
         self.outInterface = outInterface
@@ -64,6 +68,7 @@ struct Rule: Hashable, Sendable {
             let transport = port.transport.rawValue
             words += ["-p", transport, "-m", transport, "--dport", "\(port.number)"]
         }
+        if let hardwareSource { words += ["-m", "mac", "--mac-source", "\(hardwareSource)"] }
         if isToHost { words += ["-m", "addrtype", "--dst-type", "LOCAL"] }
         if isReply { words += ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"] }
         if let comment { words += ["-m", "comment", "--comment", "\"\(comment)\""] }

@@ -50,6 +50,7 @@ enum RuleParser {
         mutating func take(_ option: String, _ value: String) -> Bool {
             switch option {
             case "-s": return set(\.source, try? IPv4Range(parsing: value))
+            case "--mac-source": return set(\.hardwareSource, HardwareAddress(parsing: value))
             case "-d": return set(\.destination, try? IPv4Range(parsing: value))
             case "-i": return set(\.inInterface, value)
             case "-o": return set(\.outInterface, value)
@@ -60,7 +61,7 @@ enum RuleParser {
             case "--dport":
                 portNumber = UInt16(value)
                 return portNumber != nil
-            case "-m": return ["tcp", "udp", "addrtype", "conntrack", "comment"].contains(value)
+            case "-m": return ["tcp", "udp", "addrtype", "conntrack", "comment", "mac"].contains(value)
             case "--dst-type":
                 result.isToHost = true
                 return value == "LOCAL"

@@ -41,7 +41,12 @@ extension RuleSet {
         let names = Names(tag: host.tag)
         let ordered = sandboxes.sorted { $0.slot < $1.slot }
         let dispatch = ordered.map {
-            Rule(source: IPv4Range($0.address), comment: $0.stamp(host), .goTo(names.sandbox($0.slot)))
+            Rule(
+                source: IPv4Range($0.address),
+                hardwareSource: $0.hardwareAddress,
+                comment: $0.stamp(host),
+                .goTo(names.sandbox($0.slot))
+            )
         }
         return RuleSet(
             chains: [(names.floor, floor(host))]

@@ -21,6 +21,8 @@ package struct RunnerError: Error, Sendable, Hashable, CustomStringConvertible {
         case fenced
         /// An image is not here, and cannot be fetched.
         case noImage
+        /// A container's disk quota cannot be changed.
+        case diskQuota
         /// Something on the host changed between looking and acting: look again.
         case changedMeanwhile
     }

@@ -172,7 +172,7 @@ struct RunnerLoops: Sendable {
     /// Events that change what a sandbox is. What a pass does to its own container comes back through here as well, and costs
     /// one pass that finds nothing to do.
     static func matters(_ event: EngineEvent) -> Bool {
-        ["start", "die", "destroy", "pause", "unpause", "rename", "update"].contains(event.action)
+        ["start", "die", "oom", "destroy", "pause", "unpause", "rename", "update"].contains(event.action)
     }
 
     /// What happens to images, and to our network.

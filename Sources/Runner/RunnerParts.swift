@@ -19,6 +19,7 @@ package struct RunnerParts: Sendable {
     package let table: ContainerTable
     package let crashes: CrashLedger
     package let attempts: AttemptLedger
+    package let limits: LimitWatch
     package let holdings: HoldingLedger
     package let puller: ImagePuller
     package let shelf: ImageShelf
@@ -51,6 +52,7 @@ package struct RunnerParts: Sendable {
         firewall = FirewallKeeper(kernel: kernel, host: try Self.hostFirewall(configuration, blueprint), logger: logger)
         crashes = CrashLedger()
         attempts = AttemptLedger()
+        limits = LimitWatch(quotas: blueprint.host.quotas)
         holdings = HoldingLedger(grace: pace.orphanGrace)
         puller = ImagePuller(engine: engine, limit: pace.pullLimit, concurrency: pace.pullsLimit, logger: logger)
         shelf = ImageShelf(engine: engine, queries: queries, runner: identity)
@@ -87,6 +89,13 @@ package struct RunnerParts: Sendable {
         holdings.forget(id)
         crashes.forget(id)
         attempts.forget(id)
+    }
+
+    /// The disk quota in force on a container; nil for none. Where it cannot be read it is that of the container's making.
+    func diskBytes(of container: ContainerInspection) async -> Int64? {
+        guard let quotas = blueprint.host.quotas else { return container.limits.diskQuotaBytes }
+        let found = try? await NIOThreadPool.singleton.runIfActive { quotas.quota(of: container.id) }
+        return found?.limitBytes ?? container.limits.diskQuotaBytes
     }
 
     /// Ends the threads. Nothing may be asked for afterwards.

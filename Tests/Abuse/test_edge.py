@@ -21,10 +21,6 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.wire import Tenant, check_error, raw_exchange, status_of
 
-# What is open is shown to be open: a test that begins to pass fails here until SECURITY.md is put right.
-OPEN_E10 = pytest.mark.xfail(reason="open in SECURITY.md, E10: the api lets a second Host pass", strict=True)
-OPEN_E1 = pytest.mark.xfail(reason="open in SECURITY.md, E1: the api bounds slow heads by its idle limit of 120 s only", strict=True)
-
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 
 API_ROUTES = [
@@ -132,7 +128,6 @@ def test_the_daemons_token_is_not_a_key_of_the_front(victim: Any, database: Data
     check_error(httpx.get(f"{victim.toolbox_proxy_url}/{victim.id}/version", params=query), 401)
 
 
-@pytest.mark.xfail(reason="open in SECURITY.md, H13: Docker's init keeps the token in /proc/1/environ", strict=True)
 def test_the_daemon_wants_its_token_from_everybody(attacker: Any, victim: Any, database: Database) -> None:
     """From inside the sandbox: the daemon's port answers nobody who has no token, and the token is nowhere to be read."""
     fetch = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:2280"
@@ -313,7 +308,7 @@ def smuggling(length: int) -> list[tuple[str, list[str], bytes]]:
 
 
 @pytest.mark.deadline(180)
-@pytest.mark.parametrize("front", [pytest.param("api", marks=OPEN_E10), "proxy"])
+@pytest.mark.parametrize("front", ["api", "proxy"])
 def test_no_request_hides_in_another(front: str, environment: Environment, victim: Any) -> None:
     """The front and what is behind it must never disagree on where a request ends: refuse, or read it as one."""
     base = environment.api_url if front == "api" else victim.toolbox_proxy_url
@@ -371,7 +366,7 @@ def test_json_bombs(front: str, environment: Environment, attacker: Any) -> None
 
 
 @pytest.mark.deadline(150)
-@pytest.mark.parametrize("front", [pytest.param("api", marks=OPEN_E1), "proxy"])
+@pytest.mark.parametrize("front", ["api", "proxy"])
 def test_slow_heads_are_ended_and_hold_up_nobody(front: str, environment: Environment, victim: Any) -> None:
     base = environment.api_url if front == "api" else victim.toolbox_proxy_url
     path = urlsplit(base).path + ("/sandbox" if front == "api" else f"/{victim.id}/version")

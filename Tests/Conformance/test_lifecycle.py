@@ -97,6 +97,7 @@ def test_resize_while_stopped(sandboxes: Sandboxes, busybox: str, api: httpx.Cli
     made.refresh_data()
     assert (made.cpu, made.memory, made.disk) == (1, 1, 2)
     assert made.process.exec("cat /root/kept").result == "kept\n"
+    assert made.process.exec("head -c 1500000000 /dev/zero > /root/large; echo $?; rm /root/large").result == "0\n", "the new disk is in force"
     for body, field in (({}, "cpu"), ({"cpu": 0}, "cpu"), ({"memory": "1"}, "memory"), ({"disk": 1.5}, "disk"),
                         ({"cpu": 10**6}, "cpu")):  # fmt: skip
         check_error(api.post(f"/sandbox/{made.id}/resize", json=body), 400, field)

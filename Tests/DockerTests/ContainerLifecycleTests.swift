@@ -165,6 +165,25 @@ import Testing
         }
     }
 
+    /// btrfs has no table of inodes that could run out, and what a file of nothing needs counts as the disk of its maker.
+    @Test func emptyFilesCountToo() async throws {
+        try await withEngine { test in
+            guard try await test.engine.information().storageDriver == "btrfs" else { return }
+            var specification = test.sleeper(
+                "mkdir /d; cd /d; n=0; while [ $n -lt 200000 ] && : > ./file-$n; do n=$((n + 1)); done; echo made $n"
+            )
+            specification.diskQuotaBytes = 16 << 20
+            let id = try await test.engine.createContainer(named: test.mark, specification).id
+            try await test.engine.startContainer(id)
+            _ = try await test.engine.waitContainer(id, within: .seconds(120))
+            let tail = try await test.engine.logTail(id)
+            #expect(
+                String(buffer: tail.standardError).contains("quota exceeded"),
+                "\(String(buffer: tail.standardOutput))"
+            )
+        }
+    }
+
     @Test func bindsAreShownAndMustExist() async throws {
         try await withEngine { test in
             var specification = test.sleeper("cat /mnt/hosts; touch /mnt/hosts")

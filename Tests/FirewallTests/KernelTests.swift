@@ -90,6 +90,21 @@ import Testing
         }
     }
 
+    /// A neighbour's address, by somebody who may do anything in his own namespace but is on another port of the bridge.
+    @Test func aNeighboursAddressIsDropped() async throws {
+        try await withNetwork { (network) async throws in
+            try await network.firewall.converge(host: host, sandboxes: [box(2, .open), box(3, .open)])
+            #expect(try await network.reaches("203.0.113.5", from: network.boxA), "control")
+            try await network.shell("ip -n \(network.boxB) link set eth0 down")
+            try await network.shell(
+                "ip -n \(network.boxA) addr add 10.77.9.3/24 dev eth0; ip -n \(network.boxA) route replace default via 10.77.9.1 src 10.77.9.3"
+            )
+            #expect(try await !network.reaches("203.0.113.5", from: network.boxA))
+            try await network.shell("ip -n \(network.boxA) route replace default via 10.77.9.1 src 10.77.9.2")
+            #expect(try await network.reaches("203.0.113.5", from: network.boxA), "control")
+        }
+    }
+
     @Test func anAcceptInFilterOpensNothing() async throws {
         try await withNetwork { (network) async throws in
             try await network.firewall.converge(host: host, sandboxes: [box(2, .open)])

@@ -40,6 +40,7 @@ struct NetworkForTests {
             for n in \(boxA) \(boxB); do
               ip -n \(host) link add v$i type veth peer name eth0 netns $n
               ip -n \(host) link set v$i master mrt0 up
+              ip -n $n link set eth0 address 02:42:0a:4d:09:0$i
               ip -n $n addr add 10.77.9.$i/24 dev eth0; ip -n $n link set eth0 up
               ip -n $n route add default via 10.77.9.1
               i=$((i+1))

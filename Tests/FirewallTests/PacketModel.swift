@@ -8,6 +8,8 @@ struct Packet: Hashable, CustomStringConvertible {
     var transport: Rule.Transport?
     var port: UInt16
     var isToHost: Bool
+    /// Nil: that of the sandbox whose address is the source.
+    var hardwareSource: HardwareAddress?
 
     var description: String {
         "\(source) -> \(destination) \(transport.map { "\($0.rawValue)/\(port)" } ?? "icmp")\(isToHost ? " (to the host)" : "")"
@@ -42,6 +44,7 @@ struct PacketModel {
 
     private func matches(_ rule: Rule, _ packet: Packet, _ interface: String) -> Bool {
         (rule.source?.contains(packet.source) ?? true)
+            && (rule.hardwareSource.map { $0 == packet.hardwareSource ?? HardwareAddress(of: packet.source) } ?? true)
             && (rule.destination?.contains(packet.destination) ?? true)
             && (rule.inInterface.map { $0 == interface } ?? true)
             && rule.outInterface == nil
@@ -54,6 +57,7 @@ struct PacketModel {
 /// What the design promises, said a second time and without chains.
 func promised(_ packet: Packet, _ host: HostFirewall, _ sandboxes: [SandboxFirewall]) -> Bool {
     guard let sandbox = sandboxes.first(where: { $0.address == packet.source }) else { return false }
+    if let used = packet.hardwareSource, used != HardwareAddress(of: packet.source) { return false }
     if sandbox.egress == .blockAll { return false }
     if packet.port == 53, packet.transport != nil, host.resolvers.contains(packet.destination) { return true }
     func isIn(_ ranges: [IPv4Range]) -> Bool { ranges.contains { $0.contains(packet.destination) } }

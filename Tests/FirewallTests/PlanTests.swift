@@ -58,7 +58,9 @@ private func saved(_ set: RuleSet, before: [String] = [], after: [String] = []) 
         #expect(plan.contains("-I PREROUTING 1 -i mrt0 -j MRT-t1-FROM"))
         #expect(plan.contains("-I FORWARD 1 -o mrt0 -j MRT-t1-TO"))
         #expect(
-            plan.contains { $0.hasPrefix("-A MRT-t1-FROM -s 10.77.0.2/32 -m comment --comment \"martlet box-2 e1 p") }
+            plan.contains {
+                $0.hasPrefix("-A MRT-t1-FROM -s 10.77.0.2/32 -m mac --mac-source 02:42:0a:4d:00:02 -m comment")
+            }
         )
         // Chains are filled before anything leads to them.
         let fill = try #require(plan.lastIndex { $0.hasPrefix("-A") })

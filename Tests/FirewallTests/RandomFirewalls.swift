@@ -84,13 +84,17 @@ struct RandomFirewalls {
         let live = sandboxes.randomElement(using: &random)?.address
         let source = Int.random(in: 0..<8, using: &random) == 0 ? address() : live ?? address()
         let resolver = Int.random(in: 0..<6, using: &random) == 0 ? host.resolvers.randomElement(using: &random) : nil
-        return Packet(
+        var packet = Packet(
             source: source,
             destination: resolver ?? address(),
             transport: [.tcp, .udp, nil].randomElement(using: &random) ?? nil,
             port: [25, 53, 80, 443].randomElement(using: &random) ?? 80,
             isToHost: Int.random(in: 0..<5, using: &random) == 0
         )
+        if Int.random(in: 0..<8, using: &random) == 0 {
+            packet.hardwareSource = sandboxes.randomElement(using: &random)?.hardwareAddress
+        }
+        return packet
     }
 }
 

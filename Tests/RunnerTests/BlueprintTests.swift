@@ -60,7 +60,7 @@ import Testing
         #expect(its.memoryBytes == 3 << 30)
         #expect(its.nanoCPUs == 2_000_000_000)
         #expect(its.log.maxFileBytes == 10 << 20 && its.log.maxFiles == 2)
-        #expect(its.network == .bridge(name: "martlet0", ipv4: "10.88.0.8"))
+        #expect(its.network == .bridge(name: "martlet0", ipv4: "10.88.0.8", mac: "02:42:0a:58:00:08"))
         #expect(its.sysctls == ["net.ipv6.conf.all.disable_ipv6": "1"])
         #expect(its.dnsServers == ["1.1.1.1"])
         #expect(its.binds == [BindMount(source: "/state/daemon/abc", target: "/.martlet/bin", isReadOnly: true)])
@@ -93,10 +93,8 @@ import Testing
     @Test func usersCannotSetWhatTheDaemonReads() throws {
         var its = sandbox()
         its.env = ["A": "1", "MARTLET_DAEMON_TOKEN": "mine", "": "x", "B=C": "y"]
-        let own = ["MARTLET_DAEMON_TOKEN=secret", "MARTLET_SANDBOX_ID=\(its.id)"]
-        #expect(try blueprint(diskNote: "none").specification(of: its, image: image()).env == ["A=1"] + own)
-        let quota = "MARTLET_DISK_BYTES=\(10 << 30)"
-        #expect(try blueprint().specification(of: its, image: image()).env == ["A=1"] + own + [quota])
+        let made = try blueprint().specification(of: its, image: image())
+        #expect(made.env == ["A=1", "MARTLET_SANDBOX_ID=\(its.id)"])
     }
 
     @Test func aQuotaThatCannotBeSetIsNotAskedForButReported() throws {

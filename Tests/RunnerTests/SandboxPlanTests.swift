@@ -15,6 +15,7 @@ private struct Model {
     var stale: Bool
     var rules: RulesObservation
     var run: String?
+    var reached: LimitsReached?
     var placed = true
     var violations: [String] = []
 
@@ -23,6 +24,7 @@ private struct Model {
         var facts = ContainerFacts(id: "c", run: run)
         facts.hasWantedLimits = hasWantedLimits
         facts.hasWantedShape = phase != .createdOtherwise
+        facts.reached = reached
         observed.container =
             switch phase {
             case .absent: .absent
@@ -62,8 +64,8 @@ private struct Model {
             switch action {
             case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits:
                 violations.append("touched a stranger's container: \(action)")
-            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .settle, .fail,
-                .release:
+            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .reportReached,
+                .settle, .fail, .release:
                 break
             }
         }
@@ -98,6 +100,10 @@ private struct Model {
         case .removeRules:
             expect(!hasContainer && !stale, "rules were removed while a container was there")
             rules = .absent
+        case .reportReached(let reached):
+            expect(phase == .running && desired.reported.effective.run == run, "counts of another run")
+            write(desired.reported.state)
+            desired.reported.effective.reached = reached
         case .settle(let state):
             write(state)
             desired.reported.generation = desired.generation
@@ -124,9 +130,16 @@ private struct Model {
         case .started:
             if desired.hasFailed { return phase != .running && phase != .frozen }
             return phase == .running && desired.reported.state == .started && rules == .current && hasWantedLimits
+                && (reached == nil || reached == desired.reported.effective.reached)
         }
     }
 }
+
+private let somethingReached = {
+    var reached = LimitsReached()
+    reached.memoryKills = 1
+    return reached
+}()
 
 /// Every pair of wish and finding.
 private func allModels() -> [Model] {
@@ -134,7 +147,7 @@ private func allModels() -> [Model] {
     for wish in DesiredState.allCases {
         for state in ObservedState.allCases where state != .destroying || wish == .destroyed {
             for phase in Model.Phase.allCases {
-                for bits in 0..<(state == .error ? 128 : 64) {
+                for bits in 0..<(state == .error ? 256 : 128) {
                     var desired = AssignedSandbox(id: SandboxID.random(), image: "i", toolboxToken: "t")
                     desired.desired = wish
                     desired.epoch = 2
@@ -142,7 +155,7 @@ private func allModels() -> [Model] {
                     desired.forceStop = bits & 1 != 0
                     desired.reported.state = state
                     desired.reported.generation = bits & 2 != 0 ? 5 : 4
-                    desired.reported.hasTimedOut = bits & 64 != 0
+                    desired.reported.hasTimedOut = bits & 128 != 0
                     desired.reported.containerID = bits & 4 != 0 ? "c" : nil
                     desired.reported.effective.run = bits & 8 != 0 ? "r" : nil
                     for rules in [RulesObservation.absent, .differing, .current] {
@@ -154,7 +167,8 @@ private func allModels() -> [Model] {
                                 hasWantedLimits: bits & 16 != 0,
                                 stale: bits & 32 != 0,
                                 rules: rules,
-                                run: hasRun ? "r" : nil
+                                run: hasRun ? "r" : nil,
+                                reached: bits & 64 != 0 ? somethingReached : nil
                             )
                         )
                     }

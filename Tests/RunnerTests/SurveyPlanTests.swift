@@ -51,6 +51,11 @@ import Testing
         var changed = row(.started, .started)
         changed.generation += 1
         #expect(!keys(changed, [container(changed, isRunning: true)]).isEmpty, "its row changed")
+        var bombed = container(started, isRunning: true)
+        bombed.reached = LimitsReached()
+        #expect(keys(started, [bombed]).isEmpty)
+        bombed.reached?.refusedForks = 1
+        #expect(!keys(started, [bombed]).isEmpty, "it ran into a limit")
         let destroyed = row(.destroyed, .started)
         #expect(!keys(destroyed, []).isEmpty)
     }

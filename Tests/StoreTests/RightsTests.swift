@@ -97,7 +97,7 @@ import Testing
                 )
                 await expectDenied(psql, "SELECT hash FROM api_key")
                 await expectDenied(psql, "UPDATE sandbox SET toolbox_token = 'x'")
-                for view in ["sandboxes", "runners", "stuck_sandboxes"] {
+                for view in ["sandboxes", "runners", "stuck_sandboxes", "reached_limits"] {
                     _ = try await psql.query("SELECT * FROM \(identifier: view)")
                 }
             }

@@ -26,6 +26,35 @@ extension DaemonSuites {
             }
         }
 
+        @Test("Without a token of its own the daemon takes the first, and its entrypoint waits for it")
+        func firstToken() async throws {
+            try await TestDaemon.run(entrypoint: ["sh", "-c", "echo begun"], token: nil) { daemon async throws in
+                let stranger = TestClient(port: daemon.client.port, sendsToken: false)
+                #expect(try await daemon.client.call(.GET, "/version").status == 503)
+                #expect(try await stranger.call(.GET, "/init").status == 503)
+                #expect(try await stranger.call(.POST, "/init").status == 401, "no token is none")
+                #expect(daemon.daemon.processCount == 0)
+                #expect(try await daemon.client.call(.GET, "/version").status == 503)
+                let limit = [("X-Martlet-Disk-Bytes", "4096")]
+                let greeting = try await daemon.client.call(.POST, "/init", headers: limit)
+                #expect(greeting.status == 200 && greeting.text.contains(#""version":"\#(daemonVersion)""#))
+                #expect(try await daemon.client.call(.GET, "/system/metrics").text.contains(#""diskTotal":4096"#))
+                let session = "/process/session/entrypoint/logs"
+                #expect(try await eventually { try await daemon.client.call(.GET, session).text.contains("begun") })
+                for wrong in ["another", ""] {
+                    let headers = [("X-Martlet-Token", wrong)]
+                    #expect(try await stranger.call(.POST, "/init", headers: headers).status == 401)
+                }
+                #expect(try await daemon.client.call(.POST, "/init").status == 200, "again, as after a runner's crash")
+                #expect(try await daemon.client.call(.GET, "/version").status == 200)
+            }
+        }
+
+        @Test("A daemon that is never told a token ends when asked")
+        func noToken() async throws {
+            try await TestDaemon.run(entrypoint: ["sh"], token: nil) { _ in }
+        }
+
         @Test(
             "Errors have the shape of the contract",
             arguments: [

@@ -24,6 +24,8 @@ struct TestDaemon: Sendable {
     static func run(
         entrypoint: [String] = [],
         environment: [String: String] = [:],
+        token: String? = TestClient.token,
+        controlGroup: String? = nil,
         _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
@@ -32,8 +34,8 @@ struct TestDaemon: Sendable {
         var variables = EnvironmentStore.ofThisProcess()
         variables["TMPDIR"] = nil
         variables.merge(environment) { $1 }
-        let configuration = DaemonConfiguration(
-            token: TestClient.token,
+        var configuration = DaemonConfiguration(
+            token: token,
             port: 0,
             environment: variables,
             entrypoint: entrypoint,
@@ -41,6 +43,7 @@ struct TestDaemon: Sendable {
             home: "/",
             stopGrace: .milliseconds(500)
         )
+        if let controlGroup { configuration.controlGroupRoot = controlGroup }
         let (ports, announce) = AsyncStream.makeStream(of: Int.self)
         let daemon = ToolboxDaemon(
             configuration: configuration,

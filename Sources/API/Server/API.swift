@@ -56,10 +56,11 @@ package func buildAPI(
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
+    let addresses = AddressCounts(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
     let server = Application(
         responder: responder,
-        server: .http1(configuration: http(limits)),
+        server: HTTPServerBuilder { ClientChannel(responder: $0, limits: limits, addresses: addresses) },
         configuration: .init(
             address: .hostname(configuration.host, port: configuration.port),
             backlog: 1024,
@@ -70,15 +71,4 @@ package func buildAPI(
     )
     let housekeeper = Housekeeper(database: database, interval: limits.housekeepingInterval, logger: logger)
     return ComposedAPI(services: [feed, uses, housekeeper, server], routes: routes, feed: feed)
-}
-
-private func http(_ limits: APILimits) -> HTTP1Channel.Configuration {
-    HTTP1Channel.Configuration(
-        idleTimeout: TimeAmount(limits.idleLimit),
-        httpDecoderConfiguration: .init(
-            maxHeaderFieldSize: limits.headerByteLimit,
-            maxHeaderListSize: limits.headerByteLimit,
-            maxHeaderFieldCount: 100
-        )
-    )
 }

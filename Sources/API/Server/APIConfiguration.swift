@@ -46,12 +46,16 @@ package struct APILimits: Sendable {
     package var holdPollInterval: Duration = .milliseconds(500)
     /// The largest request body.
     package var bodyByteLimit = 1 << 20
-    /// How long a body may take to arrive.
+    /// How long a body may take to arrive, and to be thrown away after an answer that did not wait for it.
     package var bodyDeadline: Duration = .seconds(30)
     /// The largest set of request headers.
     package var headerByteLimit = 32 << 10
+    /// From a request's first byte to the end of its head; for a new connection from accept.
+    package var headDeadline: Duration = .seconds(30)
     /// How many connections may be open.
     package var connectionLimit = 8192
+    /// How many of them one IP address may have; more are closed at once.
+    package var connectionsPerAddressLimit = 2048
     /// How long a connection may be idle.
     package var idleLimit: Duration = .seconds(120)
     /// How many failed authentications one address has within `failedAuthenticationWindow` before it gets 429.

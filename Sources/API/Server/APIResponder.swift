@@ -37,7 +37,8 @@ package struct APIResponder: HTTPResponder {
         return response
     }
 
-    private static let requestIDField = HTTPField.Name("X-Request-Id")!  // a constant, and a valid name
+    private static let requestIDField = HTTPField.Name("X-Request-Id")!  // constants, and valid names
+    private static let hostField = HTTPField.Name("Host")!
 
     private func answer(
         _ request: Request,
@@ -45,6 +46,7 @@ package struct APIResponder: HTTPResponder {
         _ logger: Logger,
         _ operation: inout String
     ) async throws -> Response {
+        try checkHost(of: request)
         let (route, parameters) = try routes.resolve(request.method, path: request.uri.path)
         operation = route.operation
         let caller = try await admit(request, context, route.access)
@@ -57,6 +59,19 @@ package struct APIResponder: HTTPResponder {
             logger: logger
         )
         return try await translatingErrors { try await route.handle(call) }
+    }
+
+    /// Throws 400 where the host is ambiguous or none: whatever is in front may have read another one (RFC 9112, 3.2). Nothing
+    /// here depends on it, so a client of HTTP/1.0 may leave it out.
+    private func checkHost(of request: Request) throws {
+        // The first became the authority, so what is left among the fields is a second one.
+        guard request.headers[Self.hostField] == nil else {
+            throw APIError.badRequest("the request has more than one Host field; send one")
+        }
+        let host = request.head.authority ?? ""
+        guard host.utf8.allSatisfy(\.mayBeInHost) else {
+            throw APIError.badRequest("the Host field '\(host.shortened)' is not a host with an optional port")
+        }
     }
 
     private func admit(_ request: Request, _ context: APIContext, _ access: Access) async throws -> Caller? {
@@ -85,5 +100,18 @@ package struct APIResponder: HTTPResponder {
         let body = ErrorBody(refusal, path: request.uri.path, at: Date())
         // Encoding fixed strings and numbers does not fail; if it did, the status still says enough.
         return (try? Response.json(body, status: refusal.status)) ?? Response(status: refusal.status)
+    }
+}
+
+extension UInt8 {
+    /// Letters, digits and the marks of names, addresses and ports.
+    fileprivate var mayBeInHost: Bool {
+        switch self {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "-"), UInt8(ascii: "_"),
+            UInt8(ascii: "~"), UInt8(ascii: ":"), UInt8(ascii: "["), UInt8(ascii: "]"), UInt8(ascii: "%"):
+            true
+        default: false
+        }
     }
 }

@@ -89,8 +89,9 @@ struct Call: Sendable {
     }
 }
 
-extension Response {
-    private static let encoder: JSONEncoder = {
+extension JSONEncoder {
+    /// Writes answers.
+    static let ofAnswers: JSONEncoder = {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         encoder.dateEncodingStrategy = .custom { date, encoder in
@@ -99,10 +100,12 @@ extension Response {
         }
         return encoder
     }()
+}
 
+extension Response {
     /// A JSON answer.
     static func json(_ value: some Encodable, status: HTTPResponse.Status = .ok) throws -> Response {
-        let data = try encoder.encode(value)
+        let data = try JSONEncoder.ofAnswers.encode(value)
         return Response(
             status: status,
             headers: [.contentType: "application/json; charset=utf-8"],

@@ -14,6 +14,8 @@ extension ContainerSpecification {
             "Tty": .bool(false),
             "OpenStdin": .bool(false),
             "NetworkDisabled": .bool(network == .none),
+            // The older place of it; from API 1.44 on it is read from the endpoint, and both must agree.
+            "MacAddress": hardwareAddress.map { .string($0) },
             "HostConfig": .members(
                 limits.merging(isolation) { first, _ in first }.merging(surroundings) { first, _ in first }
             ),
@@ -78,14 +80,20 @@ extension ContainerSpecification {
     private var networkMode: String {
         switch network {
         case .none: "none"
-        case .bridge(let name, _): name
+        case .bridge(let name, _, _): name
         }
     }
 
     private var networking: JSONValue? {
-        guard case .bridge(let name, let ipv4) = network else { return nil }
+        guard case .bridge(let name, let ipv4, let mac) = network else { return nil }
         let addressing = ipv4.map { JSONValue.object(["IPv4Address": .string($0)]) }
-        return .object(["EndpointsConfig": .object([name: .members(["IPAMConfig": addressing])])])
+        let endpoint = JSONValue.members(["IPAMConfig": addressing, "MacAddress": mac.map { .string($0) }])
+        return .object(["EndpointsConfig": .object([name: endpoint])])
+    }
+
+    private var hardwareAddress: String? {
+        guard case .bridge(_, _, let mac) = network else { return nil }
+        return mac
     }
 }
 
@@ -118,7 +126,7 @@ extension ContainerSpecification {
                 "sysctl '\(name)' is not namespaced to a container"
             )
         }
-        if case .bridge(let name, _) = network {
+        if case .bridge(let name, _, _) = network {
             try require(!Self.reservedNetworks.contains(name), "network '\(name)' is not a bridge network of ours")
             try require(!name.hasPrefix("container:"), "network '\(name)' is another container's namespace")
         }

@@ -120,8 +120,8 @@ package struct LogLimits: Sendable, Hashable {
 package enum NetworkAttachment: Sendable, Hashable {
     /// Loopback only.
     case none
-    /// A user-defined bridge network, with a fixed address if given.
-    case bridge(name: String, ipv4: String?)
+    /// A user-defined bridge network, with fixed addresses where given.
+    case bridge(name: String, ipv4: String?, mac: String? = nil)
 }
 
 /// The capabilities a container may get: Docker's default set without raw sockets.

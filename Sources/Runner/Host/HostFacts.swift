@@ -22,12 +22,15 @@ package struct HostFacts: Sendable, Hashable {
     package var hasIPv6: Bool
     package var resolvers: [IPv4Address]
     package var engine: EngineReport
+    /// Nil where quotas of containers that exist cannot be changed.
+    package var quotas: DiskQuotas?
 }
 
 extension HostFacts {
     /// Reads the host. Blocks for a few file reads; for the start only.
     package static func read(_ engine: EngineInformation, _ configuration: RunnerConfiguration) -> HostFacts {
         let diskNote = diskNote(driver: engine.storageDriver, status: engine.storageStatus)
+        let quotas = DiskQuotas(driver: engine.storageDriver, dataRoot: engine.dataRoot)
         let gpus = gpuCount(engine)
         return HostFacts(
             architecture: engine.architecture,
@@ -39,7 +42,8 @@ extension HostFacts {
             diskNote: diskNote,
             hasIPv6: FileManager.default.fileExists(atPath: "/proc/sys/net/ipv6/conf"),
             resolvers: configuration.resolvers.isEmpty ? hostResolvers() : configuration.resolvers,
-            engine: report(engine, configuration, diskNote: diskNote)
+            engine: report(engine, configuration, diskNote: diskNote, resizes: quotas != nil),
+            quotas: quotas
         )
     }
 
@@ -68,7 +72,8 @@ extension HostFacts {
     private static func report(
         _ engine: EngineInformation,
         _ configuration: RunnerConfiguration,
-        diskNote: String?
+        diskNote: String?,
+        resizes: Bool
     ) -> EngineReport {
         var report = EngineReport()
         report.serverVersion = engine.serverVersion
@@ -79,6 +84,7 @@ extension HostFacts {
         report.runtime = configuration.runtime ?? engine.defaultRuntime
         report.liveRestore = engine.liveRestoreEnabled
         report.enforcesDiskQuota = diskNote == nil
+        report.changesDiskQuota = resizes
         report.warnings = warnings(engine, diskNote: diskNote)
         return report
     }

@@ -51,7 +51,8 @@ extension ContainerBlueprint {
         its.binds = [BindMount(source: daemon.directory, target: DaemonCopy.mountPoint, isReadOnly: true)]
         setLimits(&its, sandbox)
         setPrivileges(&its, sandbox)
-        its.network = .bridge(name: network, ipv4: "\(try addresses.address(ofSlot: sandbox.slot))")
+        let address = try addresses.address(ofSlot: sandbox.slot)
+        its.network = .bridge(name: network, ipv4: "\(address)", mac: "\(HardwareAddress(of: address))")
         its.dnsServers = host.resolvers.map { "\($0)" }
         if host.hasIPv6 { its.sysctls = ["net.ipv6.conf.all.disable_ipv6": "1"] }
         if sandbox.gpu > 0 { its.gpus = .devices(sandbox.gpuDevices.map { "\($0)" }) }
@@ -70,11 +71,8 @@ extension ContainerBlueprint {
     }
 
     private func environment(of sandbox: AssignedSandbox) -> [String] {
-        var own = [
-            "\(Self.reservedPrefix)DAEMON_TOKEN=\(sandbox.toolboxToken)",
-            "\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)",
-        ]
-        if host.diskNote == nil { own.append("\(Self.reservedPrefix)DISK_BYTES=\(Int64(sandbox.diskGib) * Self.gib)") }
+        // No secret is here: Docker's init would show it in /proc/1/environ. The daemon is told its token after each start.
+        let own = ["\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)"]
         let users = sandbox.env.filter {
             !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=")
         }
@@ -88,7 +86,7 @@ extension ContainerBlueprint {
         its.openFilesLimit = limits.openFiles
         its.log = LogLimits(maxFileBytes: limits.logFileBytes, maxFiles: limits.logFiles)
         its.oomScoreAdjustment = limits.oomScoreAdjustment
-        its.diskQuotaBytes = host.diskNote == nil ? Int64(sandbox.diskGib) * Self.gib : nil
+        its.diskQuotaBytes = host.diskNote == nil ? wantedDiskBytes(of: sandbox) : nil
     }
 
     private func setPrivileges(_ its: inout ContainerSpecification, _ sandbox: AssignedSandbox) {
@@ -111,7 +109,7 @@ extension ContainerBlueprint {
             network,
             daemon.hash,
         ]
-        text += [runtime ?? "", "\(host.hasIPv6)", sandbox.toolboxToken] + host.resolvers.map { "\($0)" }
+        text += [runtime ?? "", "\(host.hasIPv6)"] + host.resolvers.map { "\($0)" }
         text += sandbox.entrypoint ?? ["\u{0}image"]
         text += sandbox.env.map { "\($0.key)=\($0.value)" }.sorted()
         let bytes = text.map { "\($0.utf8.count):\($0)" }.joined()
@@ -152,14 +150,18 @@ extension ContainerBlueprint {
         )
     }
 
-    package func hasWantedLimits(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> Bool {
+    package func wantedDiskBytes(of sandbox: AssignedSandbox) -> Int64 { Int64(sandbox.diskGib) * Self.gib }
+
+    /// - Parameter disk: the quota in force.
+    package func hasWantedLimits(_ found: ContainerLimits, disk: Int64?, _ sandbox: AssignedSandbox) -> Bool {
         let wanted = wantedLimits(of: sandbox)
+        if host.quotas != nil, disk != wantedDiskBytes(of: sandbox) { return false }
         return found.memoryBytes == wanted.memoryBytes && found.nanoCPUs == wanted.nanoCPUs
             && found.pidsLimit == wanted.pidsLimit
     }
 
     /// What is in force, beside what was asked for.
-    package func effective(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> EffectiveLimits {
+    package func effective(_ found: ContainerLimits, disk: Int64?, _ sandbox: AssignedSandbox) -> EffectiveLimits {
         var effective = EffectiveLimits()
         effective.requestedCpu = sandbox.cpu
         effective.requestedMemoryGib = sandbox.memoryGib
@@ -167,16 +169,16 @@ extension ContainerBlueprint {
         effective.cpu = Double(found.nanoCPUs) / 1e9
         effective.memoryBytes = found.memoryBytes
         effective.pids = found.pidsLimit
-        effective.diskBytes = found.diskQuotaBytes
-        effective.diskNote = diskNote(found, sandbox)
+        effective.diskBytes = disk
+        effective.diskNote = diskNote(disk, sandbox)
         return effective
     }
 
-    private func diskNote(_ found: ContainerLimits, _ sandbox: AssignedSandbox) -> String? {
-        guard let quota = found.diskQuotaBytes else {
+    private func diskNote(_ quota: Int64?, _ sandbox: AssignedSandbox) -> String? {
+        guard let quota else {
             return host.diskNote ?? "not enforced: the container was made without a quota"
         }
-        guard quota != Int64(sandbox.diskGib) * Self.gib else { return nil }
+        guard quota != wantedDiskBytes(of: sandbox) else { return nil }
         return
             "a disk quota is fixed when the container is made: \(quota / Self.gib) GiB; make a new sandbox to change it"
     }

@@ -3,7 +3,7 @@ import FoundationEssentials
 import NIOCore
 import NIOPosix
 
-/// Asks the daemon in a sandbox for its version, through the sandbox's network namespace, as the ingress would.
+/// Tells the daemon in a sandbox what only the runner knows and learns its version, through the sandbox's network namespace, as the ingress would.
 struct DaemonProbe: Sendable {
     /// Port of the daemon on the sandbox's loopback.
     static let port = 2280
@@ -22,8 +22,10 @@ struct DaemonProbe: Sendable {
         return limits
     }()
 
-    /// One attempt. Throws when nothing answers, or not as the daemon does.
-    func version(of sandbox: SandboxID, at target: SandboxTarget, token: String) async throws -> String {
+    /// One attempt; answers the daemon's version. To be repeated after each start of the sandbox, and harmless at any other
+    /// time: the daemon keeps the token in memory only. Throws when nothing answers, or not as the daemon does.
+    func greet(_ sandbox: SandboxID, at target: SandboxTarget, token: String, diskBytes: Int64?) async throws -> String
+    {
         let loop = group.next()
         let answer = loop.makePromise(of: ByteBuffer.self)
         let dialed = dialer.dial(target, of: sandbox, port: Self.port, limits: Self.limits, on: loop) { channel in
@@ -38,15 +40,24 @@ struct DaemonProbe: Sendable {
             timeout.cancel()
             channel.close(promise: nil)
         }
-        let request =
-            "GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\nConnection: close\r\n\r\n"
+        let request = Self.greeting(token: token, diskBytes: diskBytes)
         try await channel.writeAndFlush(ByteBuffer(string: request))
         return try Self.version(in: try await answer.futureResult.get())
     }
 
+    static func greeting(token: String, diskBytes: Int64?) -> String {
+        let quota = diskBytes.map { "X-Martlet-Disk-Bytes: \($0)\r\n" } ?? ""
+        return "POST /init HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\n\(quota)Content-Length: 0\r\n"
+            + "Connection: close\r\n\r\n"
+    }
+
     /// The version in an answer's body, whatever framing it has: the body is one JSON object.
     static func version(in answer: ByteBuffer) throws -> String {
-        struct Body: Decodable { let version: String }
+        // A sandbox keeps the daemon that it was made with; the first ones said no version here.
+        struct Body: Decodable {
+            let message: String
+            let version: String?
+        }
         let text = String(buffer: answer)
         let status = text.split(separator: " ", maxSplits: 2).dropFirst().first ?? ""
         guard status == "200" else {
@@ -58,7 +69,7 @@ struct DaemonProbe: Sendable {
         guard let start = text.firstIndex(of: "{"), let end = text.lastIndex(of: "}"),
             let body = try? JSONDecoder().decode(Body.self, from: Data(text[start...end].utf8))
         else { throw RunnerError(.daemonSilent, "port \(port) in the sandbox does not answer as the daemon does") }
-        return String(body.version.prefix(64))
+        return String((body.version ?? "unknown").prefix(64))
     }
 }
 

@@ -10,11 +10,14 @@ package struct SurveyedContainer: Sendable, Hashable {
     package var id: String
     package var owner: ContainerOwner
     package var isRunning: Bool
+    /// See `ContainerFacts`.
+    package var reached: LimitsReached?
 
-    package init(id: String, owner: ContainerOwner, isRunning: Bool) {
+    package init(id: String, owner: ContainerOwner, isRunning: Bool, reached: LimitsReached? = nil) {
         self.id = id
         self.owner = owner
         self.isRunning = isRunning
+        self.reached = reached
     }
 }
 
@@ -47,7 +50,9 @@ private func needsPass(_ row: AssignedSandbox, _ containers: [SurveyedContainer]
     let isRunning = current?.isRunning ?? false
     if isRunning, isInSlice(row.id, slice, slices) { return true }
     switch row.reported.state {
-    case .started: return row.desired != .started || !isRunning || current?.id != row.reported.containerID
+    case .started:
+        if let reached = current?.reached, reached != row.reported.effective.reached ?? LimitsReached() { return true }
+        return row.desired != .started || !isRunning || current?.id != row.reported.containerID
     case .stopped: return row.desired != .stopped || isRunning
     case .error: return isRunning || row.desired != .started
     case .creating, .pullingSnapshot, .starting, .stopping, .resizing, .destroying: return true
@@ -118,12 +123,16 @@ package actor RunnerSurvey {
     }
 
     private func containers() async throws -> [SurveyedContainer] {
-        try await parts.engine.listContainers(labels: [ContainerLabel.runner: "\(parts.identity)"]).compactMap {
-            summary in
-            ContainerOwner(labels: summary.labels).map {
-                SurveyedContainer(id: summary.id, owner: $0, isRunning: summary.status.holdsProcesses)
-            }
+        let listed = try await parts.engine.listContainers(labels: [ContainerLabel.runner: "\(parts.identity)"])
+        parts.limits.keep(Set(listed.map(\.id)))
+        var containers: [SurveyedContainer] = []
+        for summary in listed {
+            guard let owner = ContainerOwner(labels: summary.labels) else { continue }
+            let isRunning = summary.status.holdsProcesses
+            let reached = isRunning ? await parts.limits.reached(summary.id, now: parts.now()) : nil
+            containers.append(SurveyedContainer(id: summary.id, owner: owner, isRunning: isRunning, reached: reached))
         }
+        return containers
     }
 
     /// Every container that is there has rules: its row's, or, where no row explains it, such as let nothing out.

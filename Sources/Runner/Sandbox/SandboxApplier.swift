@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import Logging
+import NIOPosix
 import Reconciling
 import Store
 
@@ -76,6 +77,7 @@ struct SandboxApplier: Sendable {
         case .stopContainer(let force): try await stopContainer(desired, known, force: force)
         case .removeContainer: try await removeContainer(desired, known)
         case .removeRules: try await parts.firewall.remove(desired.id)
+        case .reportReached(let reached): try await reportReached(reached, desired, known)
         case .settle(let state): try await settle(state, desired, known)
         case .fail(let reason, let recoverable): try await fail(desired, reason: reason, recoverable: recoverable)
         case .release: try await release(desired)
@@ -91,7 +93,7 @@ struct SandboxApplier: Sendable {
             case .removeRules: try await parts.firewall.remove(id)
             case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .updateLimits,
                 .stopContainer,
-                .removeContainer, .settle, .fail, .release:
+                .removeContainer, .reportReached, .settle, .fail, .release:
                 preconditionFailure("an unplaced sandbox is never given \(action.name)")
             }
         }
@@ -128,9 +130,13 @@ struct SandboxApplier: Sendable {
         report.daemonVersion = known.daemonVersion
         var effective = EffectiveLimits()
         if let container = known.container {
-            effective = parts.blueprint.effective(container.limits, desired)
+            let disk = await parts.diskBytes(of: container)
+            effective = parts.blueprint.effective(container.limits, disk: disk, desired)
             effective.note = known.limitsNote
             effective.run = state == .started ? container.run : nil
+            if effective.run == desired.reported.effective.run {
+                effective.reached = desired.reported.effective.reached
+            }
             report.containerID = container.id
             report.beginsRun = state == .started && effective.run != desired.reported.effective.run
         } else {
@@ -140,6 +146,15 @@ struct SandboxApplier: Sendable {
         }
         report.effective = effective
         try await self.report(report, desired)
+    }
+
+    private func reportReached(_ reached: LimitsReached, _ desired: AssignedSandbox, _ known: Findings) async throws {
+        var report = SandboxReport(desired.reported.state)
+        var effective = desired.reported.effective
+        effective.reached = reached
+        report.effective = effective
+        try await self.report(report, desired)
+        if let id = known.containerID { parts.limits.noteReport(id, now: parts.now()) }
     }
 
     private func release(_ desired: AssignedSandbox) async throws {
@@ -237,8 +252,24 @@ struct SandboxApplier: Sendable {
             learned.limitsNote = "the engine refused the new limits, the old ones stay in force: \(error.message)"
             parts.logger.warning("limits refused", metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"])
         }
+        do {
+            try await setDiskLimit(id, desired)
+        } catch let error as RunnerError where error.code == .diskQuota {
+            learned.limitsNote = "the disk keeps its old limit: \(error.message)"
+            parts.logger.warning(
+                "disk limit not changed",
+                metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"]
+            )
+        }
         learned.container = try await inspect(desired)
         return learned
+    }
+
+    private func setDiskLimit(_ id: String, _ desired: AssignedSandbox) async throws {
+        guard let quotas = parts.blueprint.host.quotas else { return }
+        let bytes = parts.blueprint.wantedDiskBytes(of: desired)
+        guard quotas.quota(of: id)?.limitBytes != bytes else { return }
+        try await NIOThreadPool.singleton.runIfActive { try quotas.setLimit(bytes, of: id) }
     }
 
     private func stopContainer(_ desired: AssignedSandbox, _ known: Findings, force: Bool) async throws {
@@ -337,7 +368,12 @@ struct SandboxApplier: Sendable {
 
     private func ask(_ desired: AssignedSandbox, _ container: ContainerInspection) async throws -> String {
         guard let target = container.target else { throw RunnerError(.daemonSilent, "the container has no process") }
-        return try await parts.probe.version(of: desired.id, at: target, token: desired.toolboxToken)
+        return try await parts.probe.greet(
+            desired.id,
+            at: target,
+            token: desired.toolboxToken,
+            diskBytes: await parts.diskBytes(of: container)
+        )
     }
 
     private func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {
@@ -379,6 +415,7 @@ extension SandboxAction {
         case .stopContainer: "stop-container"
         case .removeContainer: "remove-container"
         case .removeRules: "remove-rules"
+        case .reportReached: "report-reached"
         case .settle(let state): "settle-\(state.rawValue)"
         case .fail: "fail"
         case .release: "release"

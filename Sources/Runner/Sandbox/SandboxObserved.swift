@@ -1,3 +1,5 @@
+package import Store
+
 /// What is on this host of one sandbox, as one look found it.
 package struct SandboxObserved: Sendable, Hashable {
     /// The container of the placement's epoch.
@@ -29,7 +31,9 @@ package struct ContainerFacts: Sendable, Hashable {
     package var id: String
     /// When its present or last run began, in the engine's words; nil before the first.
     package var run: String?
-    /// Whether memory, CPU and pids are limited as wanted.
+    /// What its present run ran into; nil where that is not known, or not to be reported now.
+    package var reached: LimitsReached?
+    /// Whether memory, CPU, pids and disk are limited as wanted.
     package var hasWantedLimits = true
     /// Whether it was made to the specification that would be made today. Matters only before its first start.
     package var hasWantedShape = true

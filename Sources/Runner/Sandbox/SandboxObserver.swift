@@ -60,11 +60,14 @@ struct SandboxObserver: Sendable {
             return .foreign(id: found.id)
         }
         var facts = ContainerFacts(id: found.id, run: found.run)
-        facts.hasWantedLimits = hasWantedLimits(found, desired)
+        facts.hasWantedLimits = await hasWantedLimits(found, desired)
         facts.hasWantedShape = found.labels[ContainerLabel.shape] == parts.blueprint.shape(of: desired)
         switch found.state.status {
         case .created: return .created(facts)
-        case .running: return .running(facts)
+        case .running:
+            parts.limits.note(found)
+            facts.reached = await parts.limits.reached(found.id, now: parts.now())
+            return .running(facts)
         case .paused, .restarting: return .frozen(facts)
         case .exited: return .exited(facts, ContainerEnd(try await verdict(found, desired)))
         case .removing, .dead: return .unusable(facts)
@@ -72,8 +75,9 @@ struct SandboxObserver: Sendable {
     }
 
     /// Limits that the engine refused under this generation are not asked for again.
-    private func hasWantedLimits(_ found: ContainerInspection, _ desired: AssignedSandbox) -> Bool {
-        if parts.blueprint.hasWantedLimits(found.limits, desired) { return true }
+    private func hasWantedLimits(_ found: ContainerInspection, _ desired: AssignedSandbox) async -> Bool {
+        let disk = await parts.diskBytes(of: found)
+        if parts.blueprint.hasWantedLimits(found.limits, disk: disk, desired) { return true }
         return desired.reported.generation == desired.generation && desired.reported.effective.note != nil
     }
 
@@ -83,7 +87,8 @@ struct SandboxObserver: Sendable {
     private func verdict(_ found: ContainerInspection, _ desired: AssignedSandbox) async throws -> ContainerEnd.Verdict
     {
         guard desired.desired == .started, let run = found.run, isUnexpected(run, desired) else { return .expected }
-        if found.state.isOOMKilled { return .giveUp(reason: Self.memoryReason(desired)) }
+        // The engine says so of any process of the run, also of one that ended long before: 137 is an end by SIGKILL.
+        if found.state.isOOMKilled, found.state.exitCode == 137 { return .giveUp(reason: Self.memoryReason(desired)) }
         if let pause = parts.crashes.pause(afterEndOf: run, of: desired.id, now: parts.now()) {
             return .restart(after: pause)
         }

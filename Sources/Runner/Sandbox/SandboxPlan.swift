@@ -20,6 +20,8 @@ package enum SandboxAction: Sendable, Hashable {
     case removeContainer
     /// Only ever planned for what has no container.
     case removeRules
+    /// Writes which limits the run has reached.
+    case reportReached(LimitsReached)
     /// Writes that actual equals desired, and what is in force.
     case settle(ObservedState)
     /// Writes an error that stays until somebody changes the row.
@@ -169,6 +171,8 @@ private func planRunning(
     if !facts.hasWantedLimits { plan.adjustLimits(desired) }
     if !plan.isEmpty || reported.state == .resizing || reported.generation < desired.generation {
         plan.then(.settle(.started))
+    } else if let reached = facts.reached, reached != reported.effective.reached ?? LimitsReached() {
+        plan.then(.reportReached(reached))
     }
 }
 

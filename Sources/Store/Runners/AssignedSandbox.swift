@@ -85,6 +85,19 @@ package struct EffectiveLimits: Sendable, Hashable, Codable {
     package var note: String?
     /// When the engine says the reported run began: another value means that the container was started anew.
     package var run: String?
+    /// What that run ran into, as far as reported. Each increase makes an event (`sandbox.limit.reached`).
+    package var reached: LimitsReached?
+
+    package init() {}
+}
+
+/// Limits that a sandbox reached since its run began, as the kernel counts them.
+package struct LimitsReached: Sendable, Hashable, Codable {
+    /// Processes killed because there was no memory left.
+    package var memoryKills: Int64 = 0
+    /// Processes and threads refused because there were as many as there may be.
+    package var refusedForks: Int64 = 0
+    package var isDiskFull = false
 
     package init() {}
 }

@@ -52,6 +52,8 @@ package struct EngineReport: Sendable, Hashable, Codable {
     package var runtime = ""
     package var liveRestore = false
     package var enforcesDiskQuota = false
+    /// Whether the quota of a container that exists can be changed; where not, a resize of the disk is refused.
+    package var changesDiskQuota = false
     /// What is not as it should be, in words.
     package var warnings: [String] = []
 

@@ -80,7 +80,7 @@ func programResponse(
     if result.output.truncation != nil { head += ",\"truncated\":true" }
     if let artifacts { head += ",\"artifacts\":\(artifacts)" }
     head += ",\"result\":\""
-    let note = result.output.truncation.map { "\n[martlet: \($0)]\n" } ?? ""
+    let note = [result.output.truncation, result.reasons].compactMap { $0 }.map { "\n[martlet: \($0)]\n" }.joined()
     return Response(
         status: result.timedOut ? .requestTimeout : .ok,
         headers: [.contentType: "application/json"],
@@ -139,6 +139,7 @@ private struct EscapedOutput: Sendable {
 private func timeoutFields(_ result: ProgramResult, deadline: Duration?, _ call: ToolboxCall) async throws -> String {
     let seconds = deadline?.components.seconds ?? 0
     var message = "timed out: not finished after \(seconds) s, its timeout; all its processes were killed"
+    if let reasons = result.reasons { message += "; \(reasons)" }
     let partial = try await result.output.tail(timeoutMessageOutputBytes)
     if !partial.isEmpty { message += "; output until then:\n\(partial)" }
     let error = ToolboxError(.requestTimeout, "PROCESS_EXECUTION_TIMEOUT", message)

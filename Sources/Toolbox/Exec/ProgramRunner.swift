@@ -7,6 +7,8 @@ package struct ProgramResult: Sendable {
     package var output: SpooledOutput
     /// The deadline passed, and everything of the program was killed.
     package var timedOut = false
+    /// Limits of the sandbox that were reached meanwhile, if the program failed.
+    package var reasons: String?
 }
 
 /// Runs a program to its end: until its output is closed, its deadline passed or its client went away.
@@ -14,21 +16,30 @@ package struct ProgramRunner: Sendable {
     package let processes: ProcessTable
     /// Where large output goes until it is sent.
     package let spoolDirectory: String
+    private let controlGroup: ControlGroupFiles
 
-    package init(processes: ProcessTable, spoolDirectory: String) {
+    package init(
+        processes: ProcessTable,
+        spoolDirectory: String,
+        controlGroup: ControlGroupFiles = ControlGroupFiles()
+    ) {
         self.processes = processes
         self.spoolDirectory = spoolDirectory
+        self.controlGroup = controlGroup
     }
 
     /// A program that cannot be started has exit code -1 and the reason as its output.
     package func run(_ program: ProgramSpecification, deadline: Duration?, for call: ToolboxCall) async throws
         -> ProgramResult
     {
+        let before = controlGroup.limitsReached()
         let tree: ProcessTree
         do {
             tree = try await processes.launch(program, on: call.channel.eventLoop)
         } catch let failure as LaunchFailure {
-            return Self.failure(failure.reason)
+            var result = Self.failure(failure.reason)
+            result.reasons = controlGroup.reasons(since: before)
+            return result
         }
         let expired = Mutex(false)
         let alarm = deadline.map { limit in
@@ -47,6 +58,8 @@ package struct ProgramRunner: Sendable {
         }
         var final = result
         final.timedOut = expired.withLock { $0 }
+        // Output of what succeeded is left alone: a neighbour's trouble must not change what a program says.
+        if final.exitCode != 0 || final.timedOut { final.reasons = controlGroup.reasons(since: before) }
         return final
     }
 

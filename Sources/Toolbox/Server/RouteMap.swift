@@ -1,8 +1,17 @@
-import HTTPTypes
+package import HTTPTypes
 package import Hummingbird
+package import WebSockets
 
 /// Answers one call.
 package typealias RouteAnswer = @Sendable (ToolboxCall) async throws -> Response
+
+/// Accepts a WebSocket, or throws the error that the client gets instead of it.
+package typealias WebSocketRouteAnswer = @Sendable (ToolboxCall) async throws -> WebSocketAnswer
+
+extension HTTPRequest.Method {
+    /// Stands in a `RouteMap` for a GET that asks to become a WebSocket. No parser takes it from outside.
+    static let webSocket = HTTPRequest.Method(rawValue: "WEBSOCKET")!  // a constant that is a token
+}
 
 /// Which function answers which method and path. Paths are few and mostly fixed, so this is a dictionary; a `{name}`
 /// segment takes any value. What is absent is told apart: unknown path 404, unknown method of a known path 405.
@@ -30,6 +39,20 @@ package struct RouteMap: Sendable {
         } else {
             patterns.append(Pattern(segments: segments, answers: [method: answer]))
         }
+    }
+
+    /// Adds a WebSocket. The same path may have a route for plain requests; without one they are told to upgrade (426).
+    package mutating func onWebSocket(_ path: String, _ answer: @escaping WebSocketRouteAnswer) {
+        on(.webSocket, path) { call in
+            let handshake = try WebSocketHandshake(call.request.head)
+            return try await answer(call).response(to: handshake, on: call.channel, logger: call.logger)
+        }
+    }
+
+    /// The function for a request and the values of its path's named segments.
+    /// - Throws: 404, 405 or 426.
+    package func resolve(_ request: HTTPRequest, _ path: String) throws -> (RouteAnswer, [String: String]) {
+        try resolve(WebSocketHandshake.isAskedFor(by: request) ? .webSocket : request.method, path)
     }
 
     /// Adds a route for every path that begins so and has none of its own.
@@ -63,6 +86,13 @@ package struct RouteMap: Sendable {
         _ path: String
     ) throws -> RouteAnswer {
         if let answer = answers[method] { return answer }
+        guard answers.keys.contains(where: { $0 != .webSocket }) else {
+            throw ToolboxError(
+                .upgradeRequired,
+                "BAD_REQUEST",
+                "\(path) is a WebSocket; send the headers Upgrade: websocket and Connection: Upgrade"
+            )
+        }
         let known = answers.keys.map(\.rawValue).sorted().joined(separator: ", ")
         throw ToolboxError(
             .methodNotAllowed,

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import HTTPTypes
 package import Hummingbird
+package import Logging
 package import NIOCore
 import NIOFoundationEssentialsCompat
 
@@ -14,6 +15,7 @@ package struct ToolboxCall: Sendable {
     /// Values of the `{name}` segments of the route's path.
     package var parameters: [String: String]
     package var channel: any Channel
+    package var logger: Logger
 
     /// Reads the whole body and decodes it as JSON, whatever its content type says.
     /// - Throws: 413 above `jsonBodyLimitBytes`, 400 naming the field that is wrong.

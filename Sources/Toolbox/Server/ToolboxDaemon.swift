@@ -7,25 +7,30 @@ package import Logging
 package import NIOCore
 import NIOPosix
 import ServiceLifecycle
+import WebSockets
 
 /// What the daemon is told at start.
 package struct DaemonConfiguration: Sendable {
-    package var token: String
+    /// Nil where the runner says it later: see `AccessToken`.
+    package var token: String?
     package var port: Int
     package var environment: [String: String]
     package var entrypoint: [String]
     package var workingDirectory: WorkingDirectory
     package var home: String
-    /// The sandbox's disk quota, where one is enforced.
-    package var diskLimitBytes: Int?
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
+    /// Where the sandbox's cgroup is seen.
+    package var controlGroupRoot = "/sys/fs/cgroup"
 
-    /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT`, `MARTLET_DISK_BYTES` and the arguments after `--`.
+    /// Reads `MARTLET_DAEMON_PORT`, `MARTLET_DAEMON_TOKEN` (for a daemon without a runner) and the arguments after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
     package static func read(arguments: [String], environment: [String: String]) throws -> DaemonConfiguration {
-        guard let token = environment["MARTLET_DAEMON_TOKEN"], !token.isEmpty else {
-            throw ConfigurationError(message: "MARTLET_DAEMON_TOKEN is not set; the runner sets it for each sandbox")
+        let token = environment["MARTLET_DAEMON_TOKEN"]
+        guard token != "" else {
+            throw ConfigurationError(
+                message: "MARTLET_DAEMON_TOKEN is empty; leave it out to have the runner say the token"
+            )
         }
         let portText = environment["MARTLET_DAEMON_PORT"] ?? "2280"
         guard let port = UInt16(portText) else {
@@ -42,19 +47,17 @@ package struct DaemonConfiguration: Sendable {
             environment: variables,
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
-            home: home,
-            diskLimitBytes: environment["MARTLET_DISK_BYTES"].flatMap { Int($0) }
+            home: home
         )
     }
 
     package init(
-        token: String,
+        token: String?,
         port: Int,
         environment: [String: String],
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
         home: String,
-        diskLimitBytes: Int? = nil,
         stopGrace: Duration = .seconds(5)
     ) {
         self.token = token
@@ -63,7 +66,6 @@ package struct DaemonConfiguration: Sendable {
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
         self.home = home
-        self.diskLimitBytes = diskLimitBytes
         self.stopGrace = stopGrace
     }
 }
@@ -90,6 +92,7 @@ package struct ToolboxDaemon: Service {
     private let group: any EventLoopGroup
     private let processes: ProcessTable
     private let entrypoint: Entrypoint
+    private let token: AccessToken
     private let onListening: @Sendable (Int) -> Void
 
     /// - Parameter onListening: told the port once connections are accepted.
@@ -107,6 +110,7 @@ package struct ToolboxDaemon: Service {
         self.onListening = onListening
         processes = ProcessTable()
         entrypoint = Entrypoint(arguments: configuration.entrypoint)
+        token = AccessToken(configuration.token)
     }
 
     /// Ends all programs as graceful shutdown does first.
@@ -123,6 +127,8 @@ package struct ToolboxDaemon: Service {
         let application = makeApplication(environment)
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
+                await token.waitUntilKnown()
+                guard !Task.isCancelled else { return }
                 await entrypoint.run(
                     processes: processes,
                     environment: environment,
@@ -145,7 +151,11 @@ package struct ToolboxDaemon: Service {
     }
 
     private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
-        let runner = ProgramRunner(processes: processes, spoolDirectory: spoolDirectory(environment.current))
+        let runner = ProgramRunner(
+            processes: processes,
+            spoolDirectory: spoolDirectory(environment.current),
+            controlGroup: controlGroup
+        )
         let routes = makeRoutes(environment: environment, runner: runner)
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
@@ -157,8 +167,8 @@ package struct ToolboxDaemon: Service {
             )
         )
         return Application(
-            responder: ToolboxResponder(token: AccessToken(configuration.token), routes: routes, logger: logger),
-            server: .http1(configuration: http),
+            responder: ToolboxResponder(token: token, routes: routes, logger: logger),
+            server: .http1WithWebSockets(configuration: http),
             configuration: .init(
                 address: .hostname("127.0.0.1", port: configuration.port),
                 serverName: nil,
@@ -170,6 +180,8 @@ package struct ToolboxDaemon: Service {
             logger: logger
         )
     }
+
+    private var controlGroup: ControlGroupFiles { ControlGroupFiles(root: configuration.controlGroupRoot) }
 
     private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
@@ -192,7 +204,9 @@ package struct ToolboxDaemon: Service {
     }
 
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
+        let metrics = SystemMetrics(controlGroup)
         let info = InfoRoutes(
+            metrics: metrics,
             environment: environment,
             workingDirectory: configuration.workingDirectory,
             home: configuration.home
@@ -201,8 +215,7 @@ package struct ToolboxDaemon: Service {
         routes.on(.get, "/work-dir") { try await info.workDirectory($0) }
         routes.on(.get, "/user-home-dir") { try await info.homeDirectory($0) }
         routes.on(.post, "/env") { try await info.updateEnvironment($0) }
-        routes.on(.post, "/init") { try await info.initialize($0) }
-        let metrics = SystemMetrics(diskLimitBytes: configuration.diskLimitBytes)
+        routes.on(.post, InfoRoutes.initialization) { try await info.initialize($0) }
         routes.on(.get, "/system/metrics") { try await metrics.answer($0) }
         let ports = PortRoutes(daemonPort: configuration.port)
         routes.on(.get, "/port") { try await ports.list($0) }

@@ -2,6 +2,7 @@ import HTTPTypes
 package import Hummingbird
 package import Logging
 package import NIOCore
+import WebSockets
 
 /// What Hummingbird makes for each request.
 package struct ToolboxContext: RequestContext {
@@ -31,22 +32,35 @@ package struct ToolboxResponder: HTTPResponder {
 
     package func respond(to request: Request, context: ToolboxContext) async throws -> Response {
         do {
-            try token.check(request.headers)
-            let (answer, parameters) = try routes.resolve(request.method, request.uri.path)
+            try admit(request)
+            let (answer, parameters) = try routes.resolve(request.head, request.uri.path)
             let call = ToolboxCall(
                 request: request,
                 query: QueryParameters(request.uri.query),
                 parameters: parameters,
-                channel: context.channel
+                channel: context.channel,
+                logger: logger
             )
             return try await answer(call)
         } catch let error as ToolboxError {
             return errorResponse(error, to: request)
+        } catch let refusal as WebSocketRefusal {
+            var response = errorResponse(ToolboxError(refusal.status, "BAD_REQUEST", refusal.message), to: request)
+            response.headers.append(contentsOf: refusal.headers)
+            return response
         } catch let error where isConnectionLoss(error) {
             throw error
         } catch {
             logger.error("request failed", metadata: ["http.path": "\(request.uri.path)", "error": "\(error)"])
             return errorResponse(ToolboxError(.internalServerError, "INTERNAL_SERVER_ERROR", "\(error)"), to: request)
+        }
+    }
+
+    private func admit(_ request: Request) throws {
+        if request.method == .post, request.uri.path == InfoRoutes.initialization {
+            try token.adopt(request.headers)
+        } else {
+            try token.check(request.headers)
         }
     }
 

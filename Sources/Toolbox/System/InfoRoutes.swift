@@ -1,3 +1,4 @@
+import HTTPTypes
 import Hummingbird
 
 /// The daemon's version, also `GET /version`.
@@ -11,6 +12,11 @@ package struct InfoRoutes: Sendable {
         var unsetValuePrefix: String?
     }
 
+    static let initialization = "/init"
+    /// On the runner's greeting: the sandbox's disk quota. Users cannot send it, the proxy lets no header of ours in.
+    static let diskLimitHeader = HTTPField.Name("X-Martlet-Disk-Bytes")!  // a constant that is a valid name
+
+    let metrics: SystemMetrics
     let environment: EnvironmentStore
     let workingDirectory: WorkingDirectory
     let home: String
@@ -37,9 +43,12 @@ package struct InfoRoutes: Sendable {
         return try jsonResponse(["message": "environment updated"])
     }
 
-    /// The control plane's greeting. The daemon was given its token at start, so nothing is left to do.
+    /// The runner's greeting after each start, which brings the token (see `AccessToken`) and what only the runner knows.
     func initialize(_ call: ToolboxCall) async throws -> Response {
         await call.drain()
-        return try jsonResponse(["message": "initialized"])
+        if let limit = call.request.headers[Self.diskLimitHeader].flatMap({ Int($0) }), limit > 0 {
+            metrics.setDiskLimit(limit)
+        }
+        return try jsonResponse(["message": "initialized", "version": daemonVersion])
     }
 }

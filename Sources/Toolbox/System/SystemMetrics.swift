@@ -32,21 +32,21 @@ package final class SystemMetrics: Sendable {
     private static let windowLimit = Duration.seconds(60)
 
     private let files: ControlGroupFiles
-    private let diskLimitBytes: Int?
+    private let diskLimitBytes = Mutex<Int?>(nil)
     private let last = Mutex<Sample?>(nil)
 
-    /// - Parameter diskLimitBytes: the sandbox's disk quota where one is enforced.
-    package init(root: String = "/sys/fs/cgroup", diskLimitBytes: Int? = nil) {
-        self.diskLimitBytes = diskLimitBytes
-        files = ControlGroupFiles(root: root)
-    }
+    package init(_ files: ControlGroupFiles) { self.files = files }
+
+    /// The sandbox's disk quota, where one is enforced.
+    package func setDiskLimit(_ bytes: Int) { diskLimitBytes.withLock { $0 = bytes } }
 
     /// `GET /system/metrics`
     func answer(_ call: ToolboxCall) async throws -> Response {
         let cpuLimit = try await onBlockingThread { [files] in files.processorLimit() }
         let cpus = cpuLimit ?? Double(sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         let used = try await processorUse()
-        let answer = try await onBlockingThread { [files, diskLimitBytes] in
+        let diskLimitBytes = diskLimitBytes.withLock { $0 }
+        let answer = try await onBlockingThread { [files] in
             let memory = files.memory()
             var (total, free, freeToRoot) = (UInt64(0), UInt64(0), UInt64(0))
             _ = martlet_space("/", &total, &free, &freeToRoot)
@@ -96,9 +96,10 @@ package final class SystemMetrics: Sendable {
 /// The cgroup's files as they are seen inside the sandbox. Reading them blocks, but only on the kernel.
 package struct ControlGroupFiles: Sendable {
     private let root: String
-    private let isUnified: Bool
+    let isUnified: Bool
 
-    package init(root: String) {
+    /// - Parameter root: where they are mounted.
+    package init(root: String = "/sys/fs/cgroup") {
         self.root = root
         isUnified = access("\(root)/cgroup.controllers", F_OK) == 0
     }
@@ -133,6 +134,9 @@ package struct ControlGroupFiles: Sendable {
         return (min(limit ?? machine, machine), max(0, (usage ?? 0) - (cache ?? 0)), cache ?? 0)
     }
 
+    /// Processes and threads that there may be at a time; nil if not limited.
+    func processLimit() -> Int? { number(isUnified ? "pids.max" : "pids/pids.max") }
+
     private func machineMemory() -> Int {
         sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
     }
@@ -141,7 +145,7 @@ package struct ControlGroupFiles: Sendable {
         read(name).flatMap { Int($0.prefix { $0 != "\n" }) }
     }
 
-    private func field(_ key: String, of name: String) -> Int? {
+    func field(_ key: String, of name: String) -> Int? {
         for line in (read(name) ?? "").split(separator: "\n") {
             let parts = line.split(separator: " ")
             if parts.count == 2, parts[0] == key { return Int(parts[1]) }

@@ -38,13 +38,16 @@ COMMENT ON COLUMN runner_status.engine IS 'The engine''s own report: storage dri
 CREATE TABLE runner_lease (
     runner_id uuid PRIMARY KEY REFERENCES runner (id) ON DELETE CASCADE,
     expires_at timestamptz NOT NULL,
-    renewed_at timestamptz NOT NULL DEFAULT now()
+    renewed_at timestamptz NOT NULL DEFAULT now(),
+    held_since timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE runner_lease IS 'Heartbeat; no trigger, no notification. Written by renew_lease(); read by place() and views; dies with the runner.';
+COMMENT ON TABLE runner_lease IS 'Heartbeat; no trigger, no notification. Written by renew_lease(); read by place(), reclaim_orphans(), expire_timers() and views; dies with the runner.';
+COMMENT ON COLUMN runner_lease.held_since IS 'Since when it has not lapsed. What kept a runner from renewing (the database was away, the network was cut) may have kept others and proxies too, so for a while after it a runner takes nothing from others and finds nobody idle or late.';
 
 CREATE TABLE runner_load (
     runner_id uuid PRIMARY KEY REFERENCES runner (id) ON DELETE CASCADE,
     sandboxes integer NOT NULL DEFAULT 0 CHECK (sandboxes >= 0),
+    running integer NOT NULL DEFAULT 0 CHECK (running >= 0),
     cpu integer NOT NULL DEFAULT 0 CHECK (cpu >= 0),
     memory_gib integer NOT NULL DEFAULT 0 CHECK (memory_gib >= 0),
     disk_gib integer NOT NULL DEFAULT 0 CHECK (disk_gib >= 0),
@@ -52,6 +55,7 @@ CREATE TABLE runner_load (
     last_slot integer NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE runner_load IS 'Sums over sandbox_placement, kept by its trigger; its row is the lock under which a runner is booked. Read by place(); dies with the runner.';
+COMMENT ON COLUMN runner_load.running IS 'How many of the sandboxes have compute booked.';
 
 CREATE TABLE runner_image (
     runner_id uuid NOT NULL REFERENCES runner (id) ON DELETE CASCADE,
@@ -90,7 +94,8 @@ $$;
 
 CREATE FUNCTION renew_lease(ttl_seconds integer) RETURNS timestamptz
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    UPDATE runner_lease SET renewed_at = now(), expires_at = now() + make_interval(secs => ttl_seconds)
+    UPDATE runner_lease SET renewed_at = now(), expires_at = now() + make_interval(secs => ttl_seconds),
+        held_since = CASE WHEN expires_at < now() THEN now() ELSE held_since END
     WHERE runner_id = require_runner() RETURNING expires_at
 $$;
 

@@ -12,8 +12,11 @@ CREATE TABLE sandbox (
     os_user text,
     entrypoint text[],
     allow_sudo boolean NOT NULL DEFAULT false,
-    env jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(env) = 'object'),
-    labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
+    -- Readers decode texts: one value of another kind would hide the row, and every list with it.
+    env jsonb NOT NULL DEFAULT '{}' CONSTRAINT env_is_an_object_of_texts
+        CHECK (jsonb_typeof(env) = 'object' AND NOT jsonb_path_exists(env, 'strict $.* ? (@.type() != "string")', '{}', true)),
+    labels jsonb NOT NULL DEFAULT '{}' CONSTRAINT labels_is_an_object_of_texts
+        CHECK (jsonb_typeof(labels) = 'object' AND NOT jsonb_path_exists(labels, 'strict $.* ? (@.type() != "string")', '{}', true)),
     public boolean NOT NULL DEFAULT false,
     cpu integer NOT NULL CHECK (cpu > 0),
     memory_gib integer NOT NULL CHECK (memory_gib > 0),
@@ -61,13 +64,24 @@ CREATE TABLE sandbox_placement (
     memory_gib integer NOT NULL CHECK (memory_gib >= 0),
     disk_gib integer NOT NULL CHECK (disk_gib >= 0),
     gpu integer NOT NULL CHECK (gpu >= 0),
+    gpu_devices integer[] NOT NULL DEFAULT '{}',
     placed_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT address_has_one_owner UNIQUE (runner_id, slot)
 );
 COMMENT ON TABLE sandbox_placement IS 'Where it is, and what is booked there. Written by SQL functions only (place, claim_pending, reclaim_orphans, release); read by all; release() deletes it once nothing is left on the host.';
 COMMENT ON COLUMN sandbox_placement.epoch IS 'Fencing token: +1 at every change of runner.';
 COMMENT ON COLUMN sandbox_placement.slot IS 'Number of the sandbox''s address on its runner; owned until the placement is released.';
-COMMENT ON COLUMN sandbox_placement.cpu IS 'Booked cores; 0 while the sandbox is stopped or failed. Likewise memory and GPU; disk stays booked.';
+COMMENT ON COLUMN sandbox_placement.cpu IS 'Booked cores; 0 while the sandbox is stopped or failed. Likewise memory; disk stays booked.';
+COMMENT ON COLUMN sandbox_placement.gpu IS 'Booked GPUs; 0 while the sandbox is stopped. A failed one may still run for a moment, and tenants never share a GPU.';
+COMMENT ON COLUMN sandbox_placement.gpu_devices IS 'Which of the runner''s GPUs, from 0: chosen once, since a container keeps its devices. Its own alone while gpu > 0; a start is refused while another has one of them.';
+
+CREATE TABLE sandbox_queue (
+    sandbox_id uuid PRIMARY KEY REFERENCES sandbox (id) ON DELETE CASCADE,
+    region_id text NOT NULL,
+    created_at timestamptz NOT NULL
+);
+COMMENT ON TABLE sandbox_queue IS 'Living sandboxes without a placement, so that looking for them reads no others. Written by place() and by triggers (the end of a placement puts in; a placement, or the wish to destroy, takes out); read by claim_pending() and housekeep(); dies with the sandbox.';
+CREATE INDEX sandbox_queue_by_age ON sandbox_queue (region_id, created_at);
 
 CREATE TABLE sandbox_status (
     sandbox_id uuid PRIMARY KEY REFERENCES sandbox (id) ON DELETE CASCADE,
@@ -77,6 +91,7 @@ CREATE TABLE sandbox_status (
         ('creating', 'pulling_snapshot', 'starting', 'started', 'stopping', 'stopped', 'resizing', 'error', 'destroying')),
     error_reason text,
     recoverable boolean NOT NULL DEFAULT false,
+    timed_out boolean NOT NULL DEFAULT false,
     observed_generation bigint NOT NULL DEFAULT 0,
     container_id text,
     daemon_version text,
@@ -89,6 +104,7 @@ CREATE TABLE sandbox_status (
 );
 COMMENT ON TABLE sandbox_status IS 'What was seen. Rows made by placement; written by the runner that holds the placement, only under its epoch; read by all; dies with the placement.';
 COMMENT ON COLUMN sandbox_status.effective IS 'Limits in force, as the engine enforces them: {"cpu","memoryBytes","pids","diskBytes" or null with "diskNote"}.';
+COMMENT ON COLUMN sandbox_status.timed_out IS 'The error is a deadline''s (expire_timers), not the runner''s finding: what is found running all the same is kept.';
 COMMENT ON COLUMN sandbox_status.deadline_at IS 'When a transitional state becomes an error.';
 CREATE INDEX sandbox_status_by_runner ON sandbox_status (runner_id);
 
@@ -112,8 +128,9 @@ CREATE TABLE event (
     actor text NOT NULL DEFAULT session_user,
     detail jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE event IS 'One row for every change, in its transaction. Written by triggers; read by api, webhooks, operators; housekeep() deletes it after 30 days.';
+COMMENT ON TABLE event IS 'One row for every change, in its transaction. Written by triggers; read by api, webhooks, operators; purge_events() deletes it after 30 days.';
 CREATE INDEX event_by_subject ON event (subject_id, id);
+CREATE INDEX event_by_age ON event (at);
 
 -- Events ---------------------------------------------------------------------------------------------------------
 
@@ -201,6 +218,45 @@ CREATE TRIGGER c_within_ceilings BEFORE UPDATE OF cpu, memory_gib, disk_gib ON s
     FOR EACH ROW WHEN ((NEW.cpu, NEW.memory_gib, NEW.disk_gib) IS DISTINCT FROM (OLD.cpu, OLD.memory_gib, OLD.disk_gib))
     EXECUTE FUNCTION sandbox_within_ceilings();
 
+-- What no runner of the region could hold even if it were empty would wait for ever. A region without runners is about to
+-- get its first, so there it may wait.
+CREATE FUNCTION sandbox_fits_a_runner() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    most record;
+BEGIN
+    SELECT bool_or(has_room(
+            ROW(r.id, r.region_id, s.architecture, s.cpu_capacity, s.memory_capacity_gib, s.disk_capacity_gib, s.gpu_capacity,
+                s.gpu_type, s.address_slots)::runner_healthy, ROW(r.id, 0, 0, 0, 0, 0, 0, 0)::runner_load, NEW)) AS fits,
+            max(s.cpu_capacity) AS cpu, max(s.memory_capacity_gib) AS memory_gib, max(s.disk_capacity_gib) AS disk_gib,
+            max(s.gpu_capacity) AS gpu
+        INTO most FROM runner r JOIN runner_status s ON s.runner_id = r.id WHERE r.region_id = NEW.region_id;
+    IF most.fits IS NOT FALSE THEN
+        RETURN NEW;
+    END IF;
+    PERFORM refuse_over_region(NEW.region_id, 'cpu', 'CPUs', NEW.cpu, most.cpu);
+    PERFORM refuse_over_region(NEW.region_id, 'memory', 'GiB', NEW.memory_gib, most.memory_gib);
+    PERFORM refuse_over_region(NEW.region_id, 'disk', 'GiB', NEW.disk_gib, most.disk_gib);
+    PERFORM refuse_over_region(NEW.region_id, 'gpu', 'GPUs', NEW.gpu, most.gpu);
+    RAISE EXCEPTION 'no runner of region % has all of this together: % CPUs, % GiB of memory, % GiB of disk, % GPUs%, architecture %',
+            NEW.region_id, NEW.cpu, NEW.memory_gib, NEW.disk_gib, NEW.gpu,
+            CASE WHEN NEW.gpu > 0 THEN coalesce(' (' || nullif(array_to_string(NEW.gpu_types, ' or '), '') || ')', '') ELSE '' END,
+            coalesce(NEW.architecture, 'any')
+        USING ERRCODE = 'MRT04', CONSTRAINT = 'fits_a_runner', HINT = 'Ask for less, or for another region (target).';
+END
+$$;
+CREATE FUNCTION refuse_over_region(region text, field text, unit text, wanted integer, most integer) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF wanted > most THEN
+        RAISE EXCEPTION '% is %, but the largest runner of region % may promise no more than % %', field, wanted, region, most, unit
+            USING ERRCODE = 'MRT04', CONSTRAINT = 'fits_a_runner',
+                HINT = format('Ask for at most %s, or for another region (target).', most);
+    END IF;
+END
+$$;
+CREATE TRIGGER fits_a_runner BEFORE INSERT ON sandbox FOR EACH ROW EXECUTE FUNCTION sandbox_fits_a_runner();
+
 CREATE FUNCTION sandbox_created() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
@@ -219,6 +275,15 @@ DECLARE
 BEGIN
     IF NEW.desired_state IS DISTINCT FROM OLD.desired_state THEN
         PERFORM record_event('sandbox.desired-state.updated', NEW.id, NEW.organization_id, OLD.desired_state, NEW.desired_state,
+            nullif(current_setting('martlet.cause', true), ''));
+    END IF;
+    IF NEW.desired_state = 'destroyed' AND OLD.desired_state <> 'destroyed' THEN
+        DELETE FROM sandbox_queue WHERE sandbox_id = NEW.id;
+    END IF;
+    -- Whoever ended it: its runner, a re-claim, or nobody, because no runner held it.
+    IF NEW.destroyed_at IS NOT NULL AND OLD.destroyed_at IS NULL THEN
+        PERFORM record_event('sandbox.state.updated', NEW.id, NEW.organization_id,
+            CASE OLD.desired_state WHEN 'destroyed' THEN 'destroying' ELSE 'creating' END, 'destroyed',
             nullif(current_setting('martlet.cause', true), ''));
     END IF;
     IF NEW.generation <> OLD.generation THEN
@@ -249,21 +314,26 @@ CREATE FUNCTION placement_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
-        UPDATE runner_load SET sandboxes = sandboxes - 1, cpu = cpu - OLD.cpu, memory_gib = memory_gib - OLD.memory_gib,
-            disk_gib = disk_gib - OLD.disk_gib, gpu = gpu - OLD.gpu WHERE runner_id = OLD.runner_id;
+        UPDATE runner_load SET sandboxes = sandboxes - 1, running = running - (OLD.cpu > 0)::integer, cpu = cpu - OLD.cpu,
+            memory_gib = memory_gib - OLD.memory_gib, disk_gib = disk_gib - OLD.disk_gib, gpu = gpu - OLD.gpu
+            WHERE runner_id = OLD.runner_id;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        UPDATE runner_load SET sandboxes = sandboxes + 1, cpu = cpu + NEW.cpu, memory_gib = memory_gib + NEW.memory_gib,
-            disk_gib = disk_gib + NEW.disk_gib, gpu = gpu + NEW.gpu WHERE runner_id = NEW.runner_id;
+        UPDATE runner_load SET sandboxes = sandboxes + 1, running = running + (NEW.cpu > 0)::integer, cpu = cpu + NEW.cpu,
+            memory_gib = memory_gib + NEW.memory_gib, disk_gib = disk_gib + NEW.disk_gib, gpu = gpu + NEW.gpu
+            WHERE runner_id = NEW.runner_id;
     END IF;
     IF TG_OP = 'DELETE' THEN
         DELETE FROM sandbox_status WHERE sandbox_id = OLD.sandbox_id;
+        INSERT INTO sandbox_queue (sandbox_id, region_id, created_at)
+            SELECT id, region_id, created_at FROM sandbox WHERE id = OLD.sandbox_id AND desired_state <> 'destroyed';
         PERFORM pg_notify('pending', '');  -- capacity came free
     ELSIF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
+        DELETE FROM sandbox_queue WHERE sandbox_id = NEW.sandbox_id;
         INSERT INTO sandbox_status (sandbox_id, runner_id, epoch, deadline_at)
             VALUES (NEW.sandbox_id, NEW.runner_id, NEW.epoch, now() + interval '15 minutes')
         ON CONFLICT (sandbox_id) DO UPDATE SET runner_id = excluded.runner_id, epoch = excluded.epoch, state = 'creating',
-            error_reason = NULL, recoverable = false, observed_generation = 0, container_id = NULL, effective = '{}',
+            error_reason = NULL, recoverable = false, timed_out = false, observed_generation = 0, container_id = NULL, effective = '{}',
             started_at = NULL, state_changed_at = now(), deadline_at = excluded.deadline_at, updated_at = now();
         PERFORM pg_notify('runner_' || NEW.runner_id, 'sandbox:' || NEW.sandbox_id);
         IF TG_OP = 'UPDATE' THEN
@@ -285,13 +355,18 @@ CREATE VIEW runner_healthy AS
     FROM runner r JOIN runner_status s ON s.runner_id = r.id JOIN runner_lease l ON l.runner_id = r.id
     WHERE r.schedulable AND NOT r.draining AND l.expires_at > now();
 
+-- How many sandboxes may run on a runner: all are on its one bridge, and the kernel lets no more interfaces onto one.
+CREATE FUNCTION running_limit() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 1023 $$;
+
 CREATE FUNCTION has_room(runner runner_healthy, load runner_load, wanted sandbox) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT load.sandboxes < runner.address_slots
         AND (wanted.desired_state <> 'started' OR (
-            load.cpu + wanted.cpu <= runner.cpu_capacity
+            load.running < running_limit()
+            AND load.cpu + wanted.cpu <= runner.cpu_capacity
             AND load.memory_gib + wanted.memory_gib <= runner.memory_capacity_gib
             AND load.gpu + wanted.gpu <= runner.gpu_capacity))
         AND load.disk_gib + wanted.disk_gib <= runner.disk_capacity_gib
+        AND wanted.gpu <= runner.gpu_capacity
         AND (wanted.architecture IS NULL OR wanted.architecture = runner.architecture)
         AND (wanted.gpu = 0 OR cardinality(wanted.gpu_types) = 0 OR runner.gpu_type = ANY (wanted.gpu_types))
 $$;
@@ -302,6 +377,15 @@ CREATE FUNCTION next_slot(runner uuid, after_slot integer, slots integer) RETURN
     SELECT candidate FROM (SELECT (after_slot + generate_series(1, slots) - 1) % slots + 1 AS candidate) AS ring
     WHERE NOT EXISTS (SELECT FROM sandbox_placement p WHERE p.runner_id = runner AND p.slot = candidate)
     LIMIT 1
+$$;
+
+-- The GPUs of a sandbox that is about to be placed: those that nobody has, and of these the ones that fewest stopped
+-- sandboxes will want back. Under the lock of the runner's load row, has_room() sees to it that there are enough.
+CREATE FUNCTION choose_gpus(runner uuid, wanted integer, capacity integer) RETURNS integer[] LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(device ORDER BY device), '{}') FROM (
+        SELECT device FROM generate_series(0, capacity - 1) AS device
+            LEFT JOIN sandbox_placement p ON p.runner_id = runner AND device = ANY (p.gpu_devices)
+        GROUP BY device ORDER BY count(*) FILTER (WHERE p.gpu > 0), count(p.sandbox_id), device LIMIT wanted) AS chosen
 $$;
 
 -- Books the sandbox on this runner if it has room, under the lock of the runner's load row. True when booked.
@@ -320,10 +404,11 @@ BEGIN
     END IF;
     free_slot := next_slot(target, load.last_slot, runner.address_slots);
     UPDATE runner_load SET last_slot = free_slot WHERE runner_id = target;
-    INSERT INTO sandbox_placement (sandbox_id, runner_id, slot, cpu, memory_gib, disk_gib, gpu)
-        VALUES (wanted.id, target, free_slot, running * wanted.cpu, running * wanted.memory_gib, wanted.disk_gib, running * wanted.gpu)
+    INSERT INTO sandbox_placement (sandbox_id, runner_id, slot, cpu, memory_gib, disk_gib, gpu, gpu_devices)
+        VALUES (wanted.id, target, free_slot, running * wanted.cpu, running * wanted.memory_gib, wanted.disk_gib, running * wanted.gpu,
+            choose_gpus(target, wanted.gpu, runner.gpu_capacity))
     ON CONFLICT (sandbox_id) DO UPDATE SET runner_id = excluded.runner_id, slot = excluded.slot, cpu = excluded.cpu,
-        memory_gib = excluded.memory_gib, disk_gib = excluded.disk_gib, gpu = excluded.gpu,
+        memory_gib = excluded.memory_gib, disk_gib = excluded.disk_gib, gpu = excluded.gpu, gpu_devices = excluded.gpu_devices,
         epoch = sandbox_placement.epoch + 1, placed_at = now();
     RETURN true;
 END
@@ -358,6 +443,8 @@ BEGIN
             NULL;
         END;
     END LOOP;
+    INSERT INTO sandbox_queue (sandbox_id, region_id, created_at) VALUES (target, wanted.region_id, wanted.created_at)
+        ON CONFLICT DO NOTHING;
     PERFORM pg_notify('pending', wanted.region_id);
     RETURN NULL;
 END
@@ -380,10 +467,17 @@ BEGIN
     END IF;
     SELECT * INTO load FROM runner_load WHERE runner_id = held.runner_id FOR UPDATE;
     SELECT * INTO capacity FROM runner_status WHERE runner_id = held.runner_id;
+    PERFORM refuse_over_capacity('running sandboxes', load.running - (held.cpu > 0)::integer, 1, running_limit());
     PERFORM refuse_over_capacity('CPUs', load.cpu - held.cpu, wanted.cpu, capacity.cpu_capacity);
     PERFORM refuse_over_capacity('GiB of memory', load.memory_gib - held.memory_gib, wanted.memory_gib, capacity.memory_capacity_gib);
     PERFORM refuse_over_capacity('GiB of disk', load.disk_gib - held.disk_gib, wanted.disk_gib, capacity.disk_capacity_gib);
     PERFORM refuse_over_capacity('GPUs', load.gpu - held.gpu, wanted.gpu, capacity.gpu_capacity);
+    IF EXISTS (SELECT FROM sandbox_placement p WHERE p.runner_id = held.runner_id AND p.sandbox_id <> target AND p.gpu > 0
+            AND p.gpu_devices && held.gpu_devices) THEN
+        RAISE EXCEPTION 'the sandbox''s GPUs (% on its runner) are in use by another sandbox', array_to_string(held.gpu_devices, ', ')
+            USING ERRCODE = 'MRT02',
+                HINT = 'Stop or delete that one, or make a new sandbox: one that exists keeps the GPUs it was made with.';
+    END IF;
     UPDATE sandbox_placement SET cpu = wanted.cpu, memory_gib = wanted.memory_gib, disk_gib = wanted.disk_gib, gpu = wanted.gpu
         WHERE sandbox_id = target;
 END
@@ -419,6 +513,8 @@ $$;
 
 -- Runner: take waiting sandboxes of my region, oldest first, as far as I have room. Returns their ids. One that does not
 -- fit does not keep younger ones waiting; a runner that may be given nothing takes nothing.
+-- The rows are read under one snapshot and locked in portions, so one may have been placed between its reading and its
+-- locking. Placing does not change the locked row, so Postgres does not look again: the loop does.
 CREATE FUNCTION claim_pending(most integer) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -427,36 +523,42 @@ DECLARE
     wanted sandbox;
 BEGIN
     FOR wanted IN
-        SELECT s.* FROM sandbox s CROSS JOIN runner_healthy h JOIN runner_load l ON l.runner_id = h.id
-        WHERE h.id = me AND s.region_id = my_region AND s.desired_state <> 'destroyed' AND has_room(h, l, s)
-            AND NOT EXISTS (SELECT FROM sandbox_placement p WHERE p.sandbox_id = s.id)
-        ORDER BY s.created_at LIMIT most FOR UPDATE OF s SKIP LOCKED
+        SELECT s.* FROM sandbox_queue q JOIN sandbox s ON s.id = q.sandbox_id
+            CROSS JOIN runner_healthy h JOIN runner_load l ON l.runner_id = h.id
+        WHERE h.id = me AND q.region_id = my_region AND s.desired_state <> 'destroyed' AND has_room(h, l, s)
+        ORDER BY q.created_at LIMIT most FOR UPDATE OF s SKIP LOCKED
     LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM sandbox_placement p WHERE p.sandbox_id = wanted.id);
         IF book(wanted, me) THEN
             RETURN NEXT wanted.id;
         END IF;
     END LOOP;
 END
 $$;
-CREATE INDEX sandbox_by_region_alive ON sandbox (region_id, created_at) WHERE desired_state <> 'destroyed';
 
 -- Runner: take over what dead runners of my region were running. A stopped sandbox waits for its runner, which has its
 -- disk; a destroyed one is let go of. Returns the ids taken.
+-- An outage of the database or the network lets everybody's lease lapse, and whoever comes back first must not take the
+-- others' running sandboxes: so nothing is taken before my own lease has been held for the time of grace.
 CREATE FUNCTION reclaim_orphans(most integer) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     me uuid := require_runner();
     my_region text := (SELECT region_id FROM runner WHERE id = me);
     wanted sandbox;
+    held timestamptz := (SELECT held_since FROM runner_lease WHERE runner_id = me);
 BEGIN
+    -- For the event of what is let go of.
+    PERFORM set_config('martlet.cause', 'its runner''s lease expired; what is left there is removed when it comes back', true);
+    -- The status too: a report that is under way has it locked, and is about to lock the placement.
     FOR wanted IN
-        SELECT s.* FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id
+        SELECT s.* FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
             JOIN runner_lease l ON l.runner_id = p.runner_id JOIN region g ON g.id = s.region_id
             CROSS JOIN runner_healthy h JOIN runner_load d ON d.runner_id = h.id
         WHERE h.id = me AND s.region_id = my_region AND p.runner_id <> me
             AND (s.desired_state = 'destroyed' OR s.desired_state = 'started' AND has_room(h, d, s))
-            AND l.expires_at < now() - make_interval(secs => g.grace_seconds)
-        ORDER BY s.created_at LIMIT most FOR UPDATE OF s, p SKIP LOCKED
+            AND greatest(l.expires_at, held) < now() - make_interval(secs => g.grace_seconds)
+        ORDER BY s.created_at LIMIT most FOR UPDATE OF s, t, p SKIP LOCKED
     LOOP
         IF wanted.desired_state = 'destroyed' THEN
             DELETE FROM sandbox_placement WHERE sandbox_id = wanted.id;
@@ -482,7 +584,6 @@ BEGIN
         RETURN false;
     END IF;
     IF wanted.desired_state = 'destroyed' THEN
-        PERFORM record_event('sandbox.state.updated', target, wanted.organization_id, 'destroying', 'destroyed', NULL);
         UPDATE sandbox SET destroyed_at = now() WHERE id = target;
     END IF;
     -- Any other is pending now. It is not placed here, under the lock of this runner's load: runners claim it, woken by
@@ -521,6 +622,7 @@ BEGIN
     IF NEW.state <> 'error' THEN
         NEW.error_reason := NULL;
         NEW.recoverable := false;
+        NEW.timed_out := false;
     END IF;
     IF NEW.state IN ('started', 'stopped', 'error') THEN
         NEW.deadline_at := NULL;
@@ -537,18 +639,26 @@ DECLARE
     asked sandbox;
 BEGIN
     IF NEW.state IS DISTINCT FROM OLD.state OR NEW.observed_generation <> OLD.observed_generation THEN
+        -- The wish is read under the placement's lock: a start that holds it has booked what must not be freed below.
+        PERFORM FROM sandbox_placement WHERE sandbox_id = NEW.sandbox_id FOR UPDATE;
         SELECT * INTO asked FROM sandbox WHERE id = NEW.sandbox_id;
         IF NEW.state <> OLD.state THEN
             PERFORM record_event('sandbox.state.updated', NEW.sandbox_id, asked.organization_id, OLD.state, NEW.state, NEW.error_reason);
         END IF;
-        -- Compute of what does not run is free for others. What failed under the newest wish will not run by itself.
+        -- Compute of what does not run is free for others. What failed under the newest wish will not run by itself; but it
+        -- may run for a moment longer, which a GPU does not bear.
         IF (NEW.state = 'stopped' AND asked.desired_state <> 'started')
             OR (NEW.state = 'error' AND NEW.observed_generation >= asked.generation) THEN
-            UPDATE sandbox_placement SET cpu = 0, memory_gib = 0, gpu = 0
-                WHERE sandbox_id = NEW.sandbox_id AND epoch = NEW.epoch AND (cpu, memory_gib, gpu) <> (0, 0, 0);
+            UPDATE sandbox_placement SET cpu = 0, memory_gib = 0, gpu = CASE NEW.state WHEN 'stopped' THEN 0 ELSE gpu END
+                WHERE sandbox_id = NEW.sandbox_id AND epoch = NEW.epoch AND (cpu > 0 OR gpu > 0 AND NEW.state = 'stopped');
             IF FOUND THEN
                 PERFORM pg_notify('pending', '');
             END IF;
+        -- What runs is booked, room or not. A deadline may have freed it while its runner was still at it.
+        ELSIF NEW.state IN ('starting', 'started') THEN
+            UPDATE sandbox_placement SET cpu = asked.cpu, memory_gib = asked.memory_gib, gpu = asked.gpu
+                WHERE sandbox_id = NEW.sandbox_id AND epoch = NEW.epoch
+                    AND (cpu, memory_gib, gpu) <> (asked.cpu, asked.memory_gib, asked.gpu);
         END IF;
         PERFORM pg_notify('status', NEW.sandbox_id::text);
         PERFORM pg_notify('route', 'sandbox:' || NEW.sandbox_id);
@@ -567,14 +677,27 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WHERE sandbox_activity.sandbox_id = held.sandbox_id
 $$;
 
--- Runner: apply the timers that are due on my sandboxes; returns how many rows changed.
+-- Whether the runner has had its time. A change that it has not begun on has a deadline too: its engine may be away. After
+-- its lease had lapsed since, it gets another minute.
+CREATE FUNCTION is_overdue(asked sandbox, seen sandbox_status, held_since timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT asked.desired_state <> 'destroyed'
+        AND (seen.deadline_at IS NOT NULL OR seen.observed_generation < asked.generation)
+        AND greatest(coalesce(seen.deadline_at, asked.desired_changed_at + interval '5 minutes'), held_since + interval '1 minute') < now()
+$$;
+
+-- Runner: apply the timers that are due on my sandboxes; returns how many rows changed. Nothing is due while my lease has
+-- lapsed: signs of use were lost then, and count again from the day the lease is held.
 CREATE FUNCTION expire_timers() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     me uuid := require_runner();
+    held timestamptz := (SELECT held_since FROM runner_lease WHERE runner_id = me AND expires_at > now());
     changed integer;
     total integer := 0;
 BEGIN
+    IF held IS NULL THEN
+        RETURN 0;
+    END IF;
     PERFORM set_config('martlet.actor', 'timer', true);
     PERFORM set_config('martlet.cause', 'auto-stop', true);
     -- An ephemeral sandbox (auto-delete 0) is destroyed where another is stopped.
@@ -582,7 +705,7 @@ BEGIN
         FROM sandbox_status t, sandbox_activity a
         WHERE t.sandbox_id = s.id AND a.sandbox_id = s.id AND t.runner_id = me AND s.desired_state = 'started'
             AND t.state = 'started' AND s.auto_stop_minutes > 0
-            AND greatest(a.last_activity_at, t.started_at) < now() - make_interval(mins => s.auto_stop_minutes);
+            AND greatest(a.last_activity_at, t.started_at, held) < now() - make_interval(mins => s.auto_stop_minutes);
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
     PERFORM set_config('martlet.cause', 'auto-delete', true);
@@ -594,18 +717,21 @@ BEGIN
     total := total + changed;
     PERFORM set_config('martlet.cause', 'a deadline passed', true);
     -- Placements before the load row, as everybody else locks them; status_changed takes them one by one.
-    PERFORM FROM sandbox_placement p JOIN sandbox_status t ON t.sandbox_id = p.sandbox_id
-        WHERE t.runner_id = me AND t.deadline_at < now() ORDER BY p.sandbox_id FOR UPDATE OF p;
-    UPDATE sandbox_status t SET state = 'error', observed_generation = s.generation, recoverable = true,
-            error_reason = format('%s took longer than its deadline (%s); the runner''s log says what it waited for', t.state, t.deadline_at)
+    PERFORM FROM sandbox_placement p JOIN sandbox_status t ON t.sandbox_id = p.sandbox_id JOIN sandbox s ON s.id = p.sandbox_id
+        WHERE t.runner_id = me AND is_overdue(s, t, held) ORDER BY p.sandbox_id FOR UPDATE OF p;
+    UPDATE sandbox_status t SET state = 'error', observed_generation = s.generation, recoverable = true, timed_out = true,
+            error_reason = CASE WHEN t.deadline_at IS NULL
+                THEN format('its runner did not begin to act on the change of %s; the runner''s log says what it waited for',
+                    s.desired_changed_at)
+                ELSE format('%s took longer than its deadline (%s); the runner''s log says what it waited for', t.state, t.deadline_at) END
         FROM sandbox s
-        WHERE s.id = t.sandbox_id AND t.runner_id = me AND t.deadline_at < now() AND s.desired_state <> 'destroyed';
+        WHERE s.id = t.sandbox_id AND t.runner_id = me AND is_overdue(s, t, held);
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN total + changed;
 END
 $$;
 
--- Api: what needs no runner. Time to live, queue time-outs, old rows. Safe to run by many at once.
+-- Api: what needs no runner. Time to live, queue time-outs, old sandboxes. Safe to run by many at once.
 CREATE FUNCTION housekeep() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -622,15 +748,27 @@ BEGIN
     total := total + changed;
     PERFORM set_config('martlet.cause', 'waited too long for a runner', true);
     UPDATE sandbox s SET desired_state = 'destroyed', queue_timed_out_at = now()
-        WHERE s.desired_state <> 'destroyed' AND s.queue_timeout_minutes IS NOT NULL
+        FROM sandbox_queue q
+        WHERE s.id = q.sandbox_id AND s.desired_state <> 'destroyed' AND s.queue_timeout_minutes IS NOT NULL
             AND s.created_at < now() - make_interval(mins => s.queue_timeout_minutes)
             AND NOT EXISTS (SELECT FROM sandbox_placement p WHERE p.sandbox_id = s.id);
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
     DELETE FROM sandbox WHERE id IN (SELECT id FROM sandbox WHERE destroyed_at < now() - interval '24 hours' LIMIT 1000);
     GET DIAGNOSTICS changed = ROW_COUNT;
-    total := total + changed;
-    DELETE FROM event WHERE id IN (SELECT id FROM event WHERE at < now() - interval '30 days' ORDER BY id LIMIT 10000);
-    RETURN total;
+    RETURN total + changed;
+END
+$$;
+
+-- Api: old events go, a portion at a time. Apart from housekeep(), so that however many there are, nothing else waits for it.
+CREATE FUNCTION purge_events() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    changed integer;
+BEGIN
+    DELETE FROM event WHERE id IN
+        (SELECT id FROM event WHERE at < now() - interval '30 days' ORDER BY at LIMIT 10000 FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN changed;
 END
 $$;

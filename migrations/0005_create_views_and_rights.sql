@@ -40,8 +40,8 @@ COMMENT ON VIEW sandbox_view IS 'A sandbox as its owner sees it.';
 CREATE VIEW my_sandbox AS
     SELECT s.id, s.organization_id, s.name, s.image, s.os_user, s.entrypoint, s.allow_sudo, s.env, s.labels, s.cpu, s.memory_gib,
         s.disk_gib, s.gpu, s.gpu_types, s.network_block_all, s.network_allow_list, s.desired_state, s.force_stop, s.generation,
-        s.toolbox_token, p.epoch, p.slot, t.state, t.error_reason, t.recoverable, t.observed_generation, t.container_id, t.effective,
-        t.deadline_at, t.state_changed_at
+        s.toolbox_token, p.epoch, p.slot, p.gpu_devices, t.state, t.error_reason, t.recoverable, t.timed_out, t.observed_generation,
+        t.container_id, t.effective, t.deadline_at, t.state_changed_at
     FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
     WHERE p.runner_id = current_runner();
 COMMENT ON VIEW my_sandbox IS 'The sandboxes placed on the runner that asks; empty for anybody else.';
@@ -107,13 +107,13 @@ CREATE POLICY status_of_its_own ON sandbox_status TO martlet_runner
 
 -- The views run with their owner's rights, so a runner or proxy has no right on the spec table itself.
 GRANT SELECT ON my_sandbox, sandbox_status, sandbox_placement TO martlet_runner;
-GRANT UPDATE (state, error_reason, recoverable, observed_generation, container_id, daemon_version, effective, started_at, deadline_at)
-    ON sandbox_status TO martlet_runner;
+GRANT UPDATE (state, error_reason, recoverable, timed_out, observed_generation, container_id, daemon_version, effective, started_at,
+    deadline_at) ON sandbox_status TO martlet_runner;
 GRANT SELECT ON route TO martlet_proxy;
 GRANT SELECT, INSERT, UPDATE ON sandbox TO martlet_api;
 GRANT SELECT ON sandbox_placement, sandbox_status, sandbox_activity, sandbox_view, event TO martlet_api;
-GRANT SELECT ON sandbox, sandbox_placement, sandbox_status, sandbox_activity, sandbox_view, event, sandboxes, runners, stuck_sandboxes
-    TO martlet_operator;
+GRANT SELECT ON sandbox, sandbox_queue, sandbox_placement, sandbox_status, sandbox_activity, sandbox_view, event, sandboxes, runners,
+    stuck_sandboxes TO martlet_operator;
 GRANT UPDATE (desired_state, force_stop, labels, public, cpu, memory_gib, disk_gib, network_block_all, network_allow_list,
     auto_stop_minutes, auto_archive_minutes, auto_delete_minutes, auto_destroy_at, recover_count) ON sandbox TO martlet_operator;
 GRANT SELECT ON runners TO martlet_api;
@@ -122,4 +122,4 @@ GRANT EXECUTE ON FUNCTION public_state(sandbox, boolean, boolean, sandbox_status
     TO martlet_api, martlet_runner, martlet_proxy, martlet_operator;
 GRANT EXECUTE ON FUNCTION claim_pending(integer), reclaim_orphans(integer), release(uuid, bigint), expire_timers() TO martlet_runner;
 GRANT EXECUTE ON FUNCTION report_activity(uuid[]) TO martlet_api, martlet_proxy;
-GRANT EXECUTE ON FUNCTION housekeep() TO martlet_api;
+GRANT EXECUTE ON FUNCTION housekeep(), purge_events() TO martlet_api;

@@ -24,6 +24,10 @@ struct APICommand: AsyncParsableCommand {
     @Option(help: "Connections to Postgres. [MARTLET_DATABASE_CONNECTIONS]")
     var databaseConnections = Environment.integer("MARTLET_DATABASE_CONNECTIONS", default: 10)
 
+    /// An operator who leaves a transaction open in psql holds up requests for what it changed, each for so long, and not
+    /// every connection for as long as a statement may take.
+    private static let lockDeadline: Duration = .seconds(3)
+
     func run() async throws {
         service.printAndExitIfAsked([
             database.line,
@@ -41,7 +45,8 @@ struct APICommand: AsyncParsableCommand {
             throw ValidationError("--database-connections is \(databaseConnections); it must be between 2 and 1000")
         }
         let log = Logger.component("api", level: service.logLevel)
-        let postgres = try PostgresConfiguration(url: database.url, applicationName: "martlet-api")
+        var postgres = try PostgresConfiguration(url: database.url, applicationName: "martlet-api")
+        postgres.lockDeadline = Self.lockDeadline
         let pool = PostgresPool(postgres, limits: .init(connectionLimit: databaseConnections), logger: log)
         let configuration = APIConfiguration(
             host: listen.host,

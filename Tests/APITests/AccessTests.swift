@@ -31,6 +31,17 @@ import Testing
         }
     }
 
+    /// The database tells by a part of its hash which key left; it leaves the cache, and no other does.
+    @Test func aKeyThatIsRevokedInTheDatabaseIsRefusedAtOnce() async throws {
+        try await TestAPI.with({ $0.limits.keyCacheLifetime = .seconds(600) }) { api in
+            let key = try await makeKey(api, "short-lived", ["*"])
+            #expect(try await api.send("GET", "/api/sandbox", key: .secret(key)).status == 200)
+            try await api.database.owner.execute("DELETE FROM api_key WHERE name = 'short-lived'")
+            try await poll { try await api.send("GET", "/api/sandbox", key: .secret(key)).status == 401 }
+            #expect(try await api.send("GET", "/api/sandbox").status == 200)
+        }
+    }
+
     /// A key without permissions reads, and changes nothing.
     @Test func permissionsAreAsked() async throws {
         try await TestAPI.with { api in

@@ -106,6 +106,18 @@ import Testing
         }
     }
 
+    /// It would wait for ever.
+    @Test func whatNoRunnerCouldHoldIsRefused() async throws {
+        try await TestAPI.with { api in
+            try await api.database.withRunner(cpu: 8, memoryGib: 16) { _ in
+                let wide = try await api.send("POST", "/api/sandbox", json: #"{"cpu":9}"#)
+                #expect(wide.status == 400)
+                #expect(wide.message.contains("cpu is 9") && wide.message.contains("8 CPUs"), "\(wide.message)")
+                #expect(try await api.send("POST", "/api/sandbox", json: #"{"cpu":8,"memory":16}"#).status == 200)
+            }
+        }
+    }
+
     @Test func badQueriesAreNamed() async throws {
         try await TestAPI.with { api in
             let bad = [

@@ -21,6 +21,7 @@ def age(database: Database, identifier: str, minutes: int) -> None:
         """
         UPDATE sandbox_activity SET last_activity_at = last_activity_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
         UPDATE sandbox_status SET started_at = started_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
+        UPDATE runner_lease SET held_since = held_since - make_interval(mins => :m);
         ALTER TABLE sandbox_status DISABLE TRIGGER USER;
         UPDATE sandbox_status SET state_changed_at = state_changed_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
         ALTER TABLE sandbox_status ENABLE TRIGGER USER;

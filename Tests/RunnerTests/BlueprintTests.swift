@@ -112,6 +112,23 @@ import Testing
         #expect(throws: RunnerError.self) { try AddressPlan(subnet: IPv4Range(parsing: "10.1.2.0/30")) }
     }
 
+    /// A number would have the engine give the host's first GPUs to each of them.
+    @Test func gpusAreAskedForByDevice() throws {
+        var one = sandbox()
+        one.gpu = 1
+        one.gpuDevices = [0]
+        var other = sandbox()
+        other.gpu = 2
+        other.gpuDevices = [1, 3]
+        #expect(try blueprint().specification(of: one, image: image()).gpus == .devices(["0"]))
+        #expect(try blueprint().specification(of: other, image: image()).gpus == .devices(["1", "3"]))
+        #expect(try blueprint().specification(of: sandbox(), image: image()).gpus == nil)
+        other.gpuDevices = [1, 2]
+        var moved = other
+        moved.gpuDevices = [2, 3]
+        #expect(try blueprint().shape(of: other) != blueprint().shape(of: moved), "a container keeps its devices")
+    }
+
     @Test func theShapeChangesWithWhatCannotBeChangedLater() throws {
         let blueprint = try blueprint()
         let one = sandbox()

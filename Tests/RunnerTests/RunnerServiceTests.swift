@@ -130,6 +130,7 @@ import TestSupport
                 try await host.database.owner.execute(
                     "UPDATE sandbox_status SET started_at = now() - interval '2 minutes'"
                 )
+                try await host.holdLease()
                 try await host.wait(id, for: .stopped)
             }
         }
@@ -368,6 +369,46 @@ import TestSupport
                     try await host.wait(waiting, for: .started)
                     try await host.want(running, .destroyed)
                     try await host.waitUntilGone(running)
+                }
+            } catch {
+                try? await gate.close()
+                throw error
+            }
+            try await gate.close()
+        }
+    }
+
+    /// While the engine is away no pass gets as far as a report, but what was asked for has a deadline all the same; and when
+    /// the engine is back, what it kept running is not ended for having been late.
+    @Test func deadlinesHoldWhileTheEngineIsAwayAndEndNothingThatRuns() async throws {
+        try await TestHost.with { host in
+            let gate = try await EngineGate.open(to: host.engineHost)
+            do {
+                try await host.withService(engine: gate.host) {
+                    let resized = try await host.database.makeSandbox(of: host.tenant).id
+                    let stopped = try await host.database.makeSandbox(of: host.tenant).id
+                    for id in [resized, stopped] { try await host.wait(id, for: .started) }
+                    let before = try await host.container(resized)
+                    try await host.want(stopped, .stopped)
+                    try await host.wait(stopped, for: .stopped)
+                    try await gate.close()
+                    try await host.want(stopped, .started)
+                    try await host.database.owner.execute("UPDATE sandbox SET memory_gib = 2 WHERE id = \(resized)")
+                    try await host.holdLease()
+                    try await host.database.owner.execute(
+                        "UPDATE sandbox SET desired_changed_at = now() - interval '6 minutes'"
+                    )
+                    for id in [resized, stopped] { try await host.wait(id, for: .error) }
+                    try await gate.reopen()
+                    try await host.wait(resized, for: .started, within: .seconds(60))
+                    let after = try await host.container(resized)
+                    #expect(after.id == before.id && after.state.processID == before.state.processID)
+                    #expect(after.limits.memoryBytes == 2 << 30)
+                    #expect(try await host.sandbox(stopped)?.state == .error, "it did not start, and says so")
+                    try await host.database.owner.execute(
+                        "UPDATE sandbox SET recover_count = recover_count + 1 WHERE id = \(stopped)"
+                    )
+                    try await host.wait(stopped, for: .started)
                 }
             } catch {
                 try? await gate.close()

@@ -56,6 +56,7 @@ private struct Model {
     mutating func write(_ state: ObservedState) {
         expect(desired.reported.state.mayBecome(state), "\(desired.reported.state) was reported \(state)")
         desired.reported.state = state
+        desired.reported.hasTimedOut = false
     }
 
     mutating func apply(_ action: SandboxAction) {
@@ -146,7 +147,7 @@ private func allModels() -> [Model] {
     for wish in DesiredState.allCases {
         for state in ObservedState.allCases where state != .destroying || wish == .destroyed {
             for phase in Model.Phase.allCases {
-                for bits in 0..<128 {
+                for bits in 0..<(state == .error ? 256 : 128) {
                     var desired = AssignedSandbox(id: SandboxID.random(), image: "i", toolboxToken: "t")
                     desired.desired = wish
                     desired.epoch = 2
@@ -154,6 +155,7 @@ private func allModels() -> [Model] {
                     desired.forceStop = bits & 1 != 0
                     desired.reported.state = state
                     desired.reported.generation = bits & 2 != 0 ? 5 : 4
+                    desired.reported.hasTimedOut = bits & 128 != 0
                     desired.reported.containerID = bits & 4 != 0 ? "c" : nil
                     desired.reported.effective.run = bits & 8 != 0 ? "r" : nil
                     for rules in [RulesObservation.absent, .differing, .current] {
@@ -252,6 +254,25 @@ private func allModels() -> [Model] {
         observed.container = .running(ContainerFacts(id: "c", run: "r"))
         observed.rules = .current
         #expect(planSandbox(desired: desired, observed: observed).isEmpty)
+    }
+
+    /// The engine was away until the deadline; what it kept running is not for a deadline to kill.
+    @Test func whatADeadlineFailedButStillRunsIsTakenBack() {
+        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
+        desired.reported.state = .error
+        desired.reported.generation = 1
+        desired.reported.containerID = "c"
+        desired.reported.effective.run = "r"
+        var observed = SandboxObserved()
+        observed.container = .running(ContainerFacts(id: "c", run: "r"))
+        observed.rules = .current
+        #expect(planSandbox(desired: desired, observed: observed).steps == [[.stopContainer(force: true)]])
+        desired.reported.hasTimedOut = true
+        #expect(
+            planSandbox(desired: desired, observed: observed).steps == [
+                [.report(.starting), .installRules], [.awaitDaemon], [.settle(.started)],
+            ]
+        )
     }
 
     @Test func aRestartBehindOurBackIsSeen() {

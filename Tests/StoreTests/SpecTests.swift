@@ -76,6 +76,58 @@ import Testing
         }
     }
 
+    /// Readers decode labels and environment as texts: one number, written in psql, would break every list that meets it.
+    @Test func labelsAndEnvironmentAreTexts() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.makeSandbox(of: tenant) { $0.labels = ["a": "b"] }
+            for column in ["labels", "env"] {
+                let values = [
+                    #"{"n": 1}"#, #"{"a": "b", "c": null}"#, #"{"a": ["b"]}"#, #"{"a": []}"#, #"{"a": {}}"#, #"["a"]"#,
+                    #""a""#,
+                ]
+                for value in values {
+                    let error = await #expect(throws: PostgresError.self, "\(column) \(value)") {
+                        try await database.owner.execute(
+                            "UPDATE sandbox SET \(identifier: column) = \(value)::text::jsonb"
+                        )
+                    }
+                    #expect(error?.constraint == "\(column)_is_an_object_of_texts")
+                }
+                for value in ["{}", #"{"a": "1", "b": ""}"#] {
+                    try await database.owner.execute("UPDATE sandbox SET \(identifier: column) = \(value)::text::jsonb")
+                }
+            }
+        }
+    }
+
+    /// An operator left a transaction open in psql: who needs what it changed is told to try again, and soon.
+    @Test func anOpenTransactionHoldsNobodyUpForLong() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let one = try await database.makeSandbox(of: tenant)
+            var configuration = try await database.configuration(for: .api)
+            configuration.lockDeadline = .milliseconds(200)
+            let api = PostgresPool(configuration, limits: .init(connectionLimit: 1), logger: TestStack.logger)
+            try await TestDatabase.withRunning(api) {
+                try await database.owner.withTransaction { transaction in
+                    try await transaction.execute("UPDATE sandbox SET public = true")
+                    let error = await #expect(throws: PostgresError.self) {
+                        _ = try await api.sandboxes.apply(
+                            .stop(force: false),
+                            to: one.id,
+                            in: tenant.organization,
+                            by: Actor("test")
+                        )
+                    }
+                    #expect(error?.code == .lockNotAvailable)
+                    #expect(error.map { StoreError($0).code } == .unavailable)
+                }
+                #expect(try await api.sandboxes.find(one.id, in: tenant.organization)?.isPublic == true)
+            }
+        }
+    }
+
     @Test func illegalReportsAreRefused() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()

@@ -64,6 +64,13 @@ package struct TestRunner: Sendable {
 }
 
 extension TestDatabase {
+    /// As if the runner had held its lease for this long. What it does to others' sandboxes and to idle ones waits for that.
+    package func holdLease(of runner: TestRunner, for time: Duration = .seconds(3600)) async throws {
+        try await owner.execute(
+            "UPDATE runner_lease SET held_since = now() - \(time)::interval WHERE runner_id = \(runner.id)"
+        )
+    }
+
     /// Runs a registered runner of this capacity for the time of `body`.
     package func withRunner<Value>(
         _ name: String = "runner-1",

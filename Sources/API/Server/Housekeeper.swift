@@ -16,13 +16,19 @@ struct Housekeeper: Service {
         }
     }
 
+    /// Each chore by itself: one that fails keeps no other from being done.
     private func housekeepOnce() async {
+        await attempt("timers") { try await database.sandboxes.housekeep() }
+        await attempt("events") { try await database.sandboxes.purgeEvents() }
+    }
+
+    private func attempt(_ chore: String, _ body: () async throws -> Int) async {
         do {
-            let changed = try await database.sandboxes.housekeep()
-            if changed > 0 { logger.info("kept house", metadata: ["rows": "\(changed)"]) }
+            let changed = try await body()
+            if changed > 0 { logger.info("kept house", metadata: ["chore": "\(chore)", "rows": "\(changed)"]) }
         } catch is CancellationError {
         } catch {
-            logger.warning("cannot keep house", metadata: ["error": "\(error)"])
+            logger.warning("cannot keep house", metadata: ["chore": "\(chore)", "error": "\(error)"])
         }
     }
 }

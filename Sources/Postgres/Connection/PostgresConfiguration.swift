@@ -7,6 +7,9 @@ package struct PostgresConfiguration: Sendable {
     package var connectDeadline: Duration = .seconds(10)
     /// How long a statement may take, where the caller says nothing else.
     package var statementDeadline: Duration = .seconds(30)
+    /// How long a statement may wait for one lock; then it fails with `lock_not_available`, and its connection serves others.
+    /// nil waits as long as the statement may take.
+    package var lockDeadline: Duration?
     /// How long an interrupted statement may take to end before its connection is closed.
     package var cancelGrace: Duration = .seconds(5)
     /// How many prepared statements a connection keeps; the least recently used goes first.
@@ -73,6 +76,10 @@ package struct PostgresConfiguration: Sendable {
     private static let sessionSettings =
         "-c datestyle=ISO -c timezone=UTC -c intervalstyle=iso_8601 -c bytea_output=hex -c extra_float_digits=1"
 
+    private var lockSetting: String? {
+        lockDeadline.map { "-c lock_timeout=\(max(1, Int($0 / .milliseconds(1))))ms" }
+    }
+
     /// Hands the options to libpq as two null-terminated lists.
     func withLibPQOptions<Result>(
         _ body: (_ keywords: UnsafePointer<UnsafePointer<CChar>?>, _ values: UnsafePointer<UnsafePointer<CChar>?>) ->
@@ -80,7 +87,9 @@ package struct PostgresConfiguration: Sendable {
     ) -> Result {
         var all = options
         all["client_encoding"] = "UTF8"
-        all["options"] = [options["options"], Self.sessionSettings].compactMap(\.self).joined(separator: " ")
+        all["options"] = [options["options"], Self.sessionSettings, lockSetting].compactMap(\.self).joined(
+            separator: " "
+        )
         let keywords = all.map { strdup($0.key) }
         let values = all.map { strdup($0.value) }
         defer { (keywords + values).forEach { free($0) } }

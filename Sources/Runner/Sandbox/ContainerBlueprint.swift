@@ -55,7 +55,7 @@ extension ContainerBlueprint {
         its.network = .bridge(name: network, ipv4: "\(address)", mac: "\(HardwareAddress(of: address))")
         its.dnsServers = host.resolvers.map { "\($0)" }
         if host.hasIPv6 { its.sysctls = ["net.ipv6.conf.all.disable_ipv6": "1"] }
-        if sandbox.gpu > 0 { its.gpus = .count(sandbox.gpu) }
+        if sandbox.gpu > 0 { its.gpus = .devices(sandbox.gpuDevices.map { "\($0)" }) }
         its.runtime = runtime
         its.labels =
             ContainerOwner(sandbox: sandbox.id, runner: runner, epoch: sandbox.epoch, slot: sandbox.slot).labels
@@ -105,7 +105,8 @@ extension ContainerBlueprint {
     /// A hash of what cannot be changed on a container once made.
     package func shape(of sandbox: AssignedSandbox) -> String {
         var text = [
-            sandbox.image, sandbox.osUser ?? "", "\(sandbox.allowsSudo)", "\(sandbox.slot)", "\(sandbox.gpu)", network,
+            sandbox.image, sandbox.osUser ?? "", "\(sandbox.allowsSudo)", "\(sandbox.slot)", "\(sandbox.gpuDevices)",
+            network,
             daemon.hash,
         ]
         text += [runtime ?? "", "\(host.hasIPv6)"] + host.resolvers.map { "\($0)" }

@@ -52,7 +52,8 @@ package struct SandboxPlan: Sendable, Hashable {
 /// - a container that is not ours is never touched;
 /// - what is to be destroyed or stopped is never started;
 /// - rules are installed in a step before each start, and removed only in a step after the container;
-/// - a failure that was reported under the newest generation is left alone, but nothing of it stays running.
+/// - a failure that was reported under the newest generation is left alone, but nothing of it stays running; unless only a
+///   deadline made it one, while the engine was away: what runs then is taken back.
 package func planSandbox(desired: AssignedSandbox, observed: SandboxObserved) -> SandboxPlan {
     var plan = SandboxPlan()
     if !observed.stale.isEmpty { plan.then(.removeStale(observed.stale)) }
@@ -110,7 +111,7 @@ private func planStopped(_ desired: AssignedSandbox, _ observed: SandboxObserved
 // MARK: - Started
 
 private func planStarted(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
-    if desired.hasFailed { return planFailed(observed, &plan) }
+    if desired.hasFailed { return planFailed(desired, observed, &plan) }
     switch observed.container {
     case .absent:
         plan.create(desired)
@@ -140,9 +141,10 @@ private func planStarted(_ desired: AssignedSandbox, _ observed: SandboxObserved
     }
 }
 
-/// It failed under the newest wish: nothing may run, and nothing else is done.
-private func planFailed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+/// It failed under the newest wish: nothing may run, and nothing else is done. A deadline only says that nobody looked in time.
+private func planFailed(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
     switch observed.container {
+    case .running(let facts) where desired.reported.hasTimedOut: planRunning(desired, observed, facts, &plan)
     case .running, .frozen: plan.then(.stopContainer(force: true))
     case .absent, .foreign, .created, .exited, .unusable: break
     }

@@ -50,6 +50,8 @@ extension PostgresError.Code {
     package static let organizationCeiling = Self(rawValue: "MRT01")
     /// Raised by `book_compute`.
     package static let runnerCapacity = Self(rawValue: "MRT02")
+    /// Raised by `sandbox_fits_a_runner`.
+    package static let regionCapacity = Self(rawValue: "MRT04")
 }
 
 extension StoreError {
@@ -58,6 +60,7 @@ extension StoreError {
         switch error.code {
         case .organizationCeiling: self.init(.ceilingReached, error.message, hint: error.hint, cause: error)
         case .runnerCapacity: self.init(.noRoom, error.message, hint: error.hint, cause: error)
+        case .regionCapacity: self.init(.invalidValue, error.message, hint: error.hint, cause: error)
         case .uniqueViolation:
             self.init(.nameTaken, Self.wordsForTakenName(error), hint: "Choose another name.", cause: error)
         case .checkViolation, .notNullViolation, .exclusionViolation, .foreignKeyViolation:

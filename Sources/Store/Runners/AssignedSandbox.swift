@@ -25,6 +25,8 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var memoryGib: Int
     package var diskGib: Int
     package var gpu: Int
+    /// Which of the runner's GPUs, from 0; no other sandbox that runs has one of them.
+    package var gpuDevices: [Int]
     package var networkBlockAll: Bool
     package var networkAllowList: String?
     /// What its daemon asks of every caller.
@@ -46,6 +48,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         memoryGib = 1
         diskGib = 1
         gpu = 0
+        gpuDevices = []
         networkBlockAll = false
         self.toolboxToken = toolboxToken
         reported = ReportedSandbox()
@@ -57,6 +60,8 @@ package struct ReportedSandbox: Sendable, Hashable {
     package var state: ObservedState = .creating
     /// The generation that the actual sandbox last equalled, or failed under.
     package var generation: Int64 = 0
+    /// The error is a deadline's, not the runner's finding.
+    package var hasTimedOut = false
     package var containerID: String?
     package var effective = EffectiveLimits()
 
@@ -101,7 +106,8 @@ extension AssignedSandbox {
     static var columns: SQL {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
-        disk_gib, gpu, network_block_all, network_allow_list, toolbox_token, state, observed_generation, container_id, effective
+        disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
+        container_id, effective
         """
     }
 
@@ -120,10 +126,12 @@ extension AssignedSandbox {
         memoryGib = try row["memory_gib"]
         diskGib = try row["disk_gib"]
         gpu = try row["gpu"]
+        gpuDevices = try row["gpu_devices"]
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
         reported.state = try row["state"]
         reported.generation = try row["observed_generation"]
+        reported.hasTimedOut = try row["timed_out"]
         reported.containerID = try row["container_id"]
         reported.effective = try row.decode("effective", as: JSON<EffectiveLimits>.self).value
     }

@@ -27,6 +27,7 @@ extension SandboxReport {
         UPDATE sandbox_status SET
             error_reason = \(errorReason),
             recoverable = \(recoverable),
+            timed_out = false,
             observed_generation = coalesce(\(generation), observed_generation),
             container_id = coalesce(\(containerID), container_id),
             daemon_version = coalesce(\(daemonVersion), daemon_version),

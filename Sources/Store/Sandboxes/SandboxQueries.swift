@@ -62,6 +62,11 @@ package struct SandboxQueries: Sendable {
     package func housekeep() async throws -> Int {
         try await client.queryFirst("SELECT housekeep() AS changed").map { try $0["changed"] } ?? 0
     }
+
+    /// Deletes a portion of the events that are too old; returns how many.
+    package func purgeEvents() async throws -> Int {
+        try await client.queryFirst("SELECT purge_events() AS changed").map { try $0["changed"] } ?? 0
+    }
 }
 
 extension PostgresClient {

@@ -243,6 +243,13 @@ struct TestHost: Sendable {
         }
     }
 
+    /// As if this runner had held its lease for an hour: what waits for it to be back for a while may happen.
+    func holdLease() async throws {
+        try await database.owner.execute(
+            "UPDATE runner_lease SET held_since = now() - interval '1 hour' WHERE runner_id = \(runner)"
+        )
+    }
+
     func want(_ id: SandboxID, _ desired: DesiredState) async throws {
         try await database.owner.execute("UPDATE sandbox SET desired_state = \(desired) WHERE id = \(id)")
     }

@@ -369,7 +369,7 @@ struct TerminalPartTests {
     @Test("The history agrees with a string, whatever is added and asked")
     func history() {
         var generator = SeededGenerator()
-        var history = TerminalHistory(limit: 1000)
+        var history = OutputHistory(limit: 1000)
         var all: [UInt8] = []
         for _ in 0..<2000 {
             let length = Int.random(in: 0...(Bool.random(using: &generator) ? 20 : 1500), using: &generator)

@@ -78,7 +78,7 @@ package final class ServerConnection: Sendable {
     private let tree: ProcessTree
     private let input: ProgramInput
     private let eventLoop: any EventLoop
-    private let complaints = LogRing(limit: LanguageServerLimit.complaintBytes)
+    private let complaints = Mutex(OutputHistory(limit: LanguageServerLimit.complaintBytes))
     private let endPromise: EventLoopPromise<Void>
     private let state = Mutex(State())
 
@@ -249,7 +249,7 @@ package final class ServerConnection: Sendable {
 
     private func collectComplaints() async {
         try? await tree.errors?.executeThenClose { inbound in
-            for try await piece in inbound { complaints.append(piece) }
+            for try await piece in inbound { complaints.withLock { $0.append(piece) } }
         }
     }
 
@@ -273,7 +273,9 @@ package final class ServerConnection: Sendable {
     }
 
     private func finish(_ reason: String) {
-        let text = String(decoding: complaints.contents.readableBytesView, as: UTF8.self)
+        let text = String(
+            buffer: complaints.withLock { $0.read(from: $0.start, atMost: LanguageServerLimit.complaintBytes) }
+        )
         let excerpt = String(text.suffix(LanguageServerLimit.complaintExcerpt))
         let end = ServerLost(reason: excerpt.isEmpty ? reason : "\(reason); it wrote: \(excerpt)")
         let waiting = state.withLock { state in

@@ -37,9 +37,9 @@ package struct StandardDialect: ServerDialect {
 
     package func noteChanges(_ changes: ProjectChanges, files: ProjectFiles) throws {
         let all =
-            changes.created.map { FileChange(uri: fileURI($0), type: 1) }
-            + changes.changed.map { FileChange(uri: fileURI($0), type: 2) }
-            + changes.deleted.map { FileChange(uri: fileURI($0), type: 3) }
+            changes.created.map { WatchedFileChange(uri: fileURI($0), type: 1) }
+            + changes.changed.map { WatchedFileChange(uri: fileURI($0), type: 2) }
+            + changes.deleted.map { WatchedFileChange(uri: fileURI($0), type: 3) }
         try connection.notify("workspace/didChangeWatchedFiles", ["changes": all])
     }
 
@@ -81,7 +81,7 @@ package struct StandardDialect: ServerDialect {
     }
 }
 
-private struct FileChange: Encodable, Sendable {
+private struct WatchedFileChange: Encodable, Sendable {
     var uri: String
     var type: Int
 }

@@ -32,7 +32,7 @@ package final class TerminalSession: Sendable {
         var phase = Phase.idle
         var size: TerminalSize
         var isKilled = false
-        var history = TerminalHistory()
+        var history = OutputHistory(limit: TerminalLimit.historyBytes)
         var readers: [Int: Reader] = [:]
         var nextReader = 0
         /// The task that reads the output, while it waits for clients.

@@ -28,16 +28,16 @@ final class TestNamespace: Sendable {
     func listen(on port: UInt16, backlog: Int32 = 512) throws -> Int32 {
         let descriptor = martlet_netns_socket(target.pid, target.cgroupFragment)
         guard descriptor >= 0 else { throw TestFailure("no socket in the namespace: \(-descriptor)") }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = port.bigEndian
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
         var on: Int32 = 1
         setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
-        let bound = withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
+        // A sockaddr_in byte by byte: which module the type belongs to depends on the order of headers.
+        let family = UInt16(AF_INET)
+        let address: [UInt8] =
+            [UInt8(family & 255), UInt8(family >> 8), UInt8(port >> 8), UInt8(port & 255), 127, 0, 0, 1]
+            + Array(repeating: 0, count: 8)
+        let bound = address.withUnsafeBytes { bytes in
+            // The array is not empty, so it has an address.
+            bind(descriptor, bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self), socklen_t(bytes.count))
         }
         guard bound == 0, Foundation.listen(descriptor, backlog) == 0 else { throw TestFailure("bind: \(errno)") }
         return descriptor

@@ -1,7 +1,7 @@
 package import NIOCore
 
-/// The newest output of a terminal. Positions count from the terminal's first byte, so that each reader can keep its own.
-package struct TerminalHistory: Sendable {
+/// The newest output of a program. Positions count from its first byte, so that each reader can keep its own.
+package struct OutputHistory: Sendable {
     private var pieces: [ByteBuffer] = []
     private let limit: Int
     /// Position of the oldest byte that is kept.
@@ -12,7 +12,7 @@ package struct TerminalHistory: Sendable {
     /// Small pieces are joined up to this, so that a program that writes a byte at a time does not cost a buffer for each.
     private static let joinedBytes = 8 << 10
 
-    package init(limit: Int = TerminalLimit.historyBytes) {
+    package init(limit: Int) {
         self.limit = limit
     }
 

@@ -62,6 +62,7 @@ extension Target.Dependency {
 let targets: [Target] = [
     .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
     .target(name: "CLinux"),
+    .target(name: "CTerminalPage"),
 
     library("Domain"),
     library("Reconciling", [.logging]),
@@ -79,7 +80,8 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLinux", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation,
+            "CLinux", "CTerminalPage", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
+            .nioFoundation,
             .nioHTTPTypes,
             .nioPosix,
             .serviceLifecycle, .unixSignals,

@@ -19,6 +19,8 @@ package struct DaemonConfiguration: Sendable {
     package var home: String
     /// The sandbox's disk quota, where one is enforced.
     package var diskLimitBytes: Int?
+    /// Where the web terminal is served; nowhere if nil.
+    package var terminalPort: Int?
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
 
@@ -44,7 +46,8 @@ package struct DaemonConfiguration: Sendable {
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
             home: home,
-            diskLimitBytes: environment["MARTLET_DISK_BYTES"].flatMap { Int($0) }
+            diskLimitBytes: environment["MARTLET_DISK_BYTES"].flatMap { Int($0) },
+            terminalPort: TerminalPage.port
         )
     }
 
@@ -56,6 +59,7 @@ package struct DaemonConfiguration: Sendable {
         workingDirectory: WorkingDirectory,
         home: String,
         diskLimitBytes: Int? = nil,
+        terminalPort: Int? = nil,
         stopGrace: Duration = .seconds(5)
     ) {
         self.token = token
@@ -65,6 +69,7 @@ package struct DaemonConfiguration: Sendable {
         self.workingDirectory = workingDirectory
         self.home = home
         self.diskLimitBytes = diskLimitBytes
+        self.terminalPort = terminalPort
         self.stopGrace = stopGrace
     }
 }
@@ -92,14 +97,17 @@ package struct ToolboxDaemon: Service {
     private let processes: ProcessTable
     private let entrypoint: Entrypoint
     private let onListening: @Sendable (Int) -> Void
+    private let onTerminalListening: @Sendable (Int) -> Void
 
     /// - Parameter onListening: told the port once connections are accepted.
     package init(
         configuration: DaemonConfiguration,
         group: any EventLoopGroup,
         logger: Logger,
-        onListening: @escaping @Sendable (Int) -> Void = { _ in }
+        onListening: @escaping @Sendable (Int) -> Void = { _ in },
+        onTerminalListening: @escaping @Sendable (Int) -> Void = { _ in }
     ) {
+        self.onTerminalListening = onTerminalListening
         // A pipe whose reader ended must give EPIPE, not end the daemon.
         signal(SIGPIPE, SIG_IGN)
         self.configuration = configuration
@@ -121,7 +129,12 @@ package struct ToolboxDaemon: Service {
     /// - Throws: if the port cannot be listened on, or the server fails.
     package func run() async throws {
         let environment = EnvironmentStore(configuration.environment)
-        let application = makeApplication(environment)
+        let terminals = TerminalTable(
+            processes: processes,
+            environment: environment,
+            workingDirectory: configuration.workingDirectory
+        )
+        let application = makeApplication(environment, terminals)
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
                 await entrypoint.run(
@@ -132,6 +145,7 @@ package struct ToolboxDaemon: Service {
                     logger: logger
                 )
             }
+            tasks.addTask { [self] in await serveTerminalPage(terminals) }
             // The server answers what is running before it ends, so the programs are stopped beside it and not after it.
             tasks.addTask { [self] in
                 guard (try? await gracefulShutdown()) != nil else { return }
@@ -145,9 +159,40 @@ package struct ToolboxDaemon: Service {
         }
     }
 
-    private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
+    /// The web terminal is no reason to fail: a program of the sandbox may have taken its port.
+    private func serveTerminalPage(_ terminals: TerminalTable) async {
+        guard let port = configuration.terminalPort else { return }
+        var routes = RouteMap()
+        TerminalPage.addRoutes(to: &routes)
+        addTerminalRoutes(to: &routes, terminals)
+        let responder = ToolboxResponder(
+            token: AccessToken(configuration.token),
+            takesPages: true,
+            routes: routes,
+            logger: logger
+        )
+        do {
+            try await serve(responder, port: port, onListening: onTerminalListening).run()
+        } catch {
+            logger.warning("no web terminal", metadata: ["server.port": "\(port)", "error": "\(error)"])
+        }
+    }
+
+    private func makeApplication(
+        _ environment: EnvironmentStore,
+        _ terminals: TerminalTable
+    ) -> some ApplicationProtocol {
         let runner = ProgramRunner(processes: processes, spoolDirectory: spoolDirectory(environment.current))
-        let routes = makeRoutes(environment: environment, runner: runner)
+        let routes = makeRoutes(environment: environment, runner: runner, terminals: terminals)
+        let responder = ToolboxResponder(token: AccessToken(configuration.token), routes: routes, logger: logger)
+        return serve(responder, port: configuration.port, onListening: onListening)
+    }
+
+    private func serve(
+        _ responder: ToolboxResponder,
+        port: Int,
+        onListening: @escaping @Sendable (Int) -> Void
+    ) -> some ApplicationProtocol {
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
             idleTimeout: ServerLimit.idle,
@@ -158,30 +203,31 @@ package struct ToolboxDaemon: Service {
             )
         )
         return Application(
-            responder: ToolboxResponder(token: AccessToken(configuration.token), routes: routes, logger: logger),
+            responder: responder,
             server: .http1WithWebSockets(configuration: http),
             configuration: .init(
-                address: .hostname("127.0.0.1", port: configuration.port),
+                address: .hostname("127.0.0.1", port: port),
                 serverName: nil,
                 backlog: 1024,
                 availableConnectionsDelegate: MaximumAvailableConnections(ServerLimit.connections)
             ),
-            onServerRunning: { [onListening] channel in onListening(channel.localAddress?.port ?? 0) },
+            onServerRunning: { channel in onListening(channel.localAddress?.port ?? 0) },
             eventLoopGroupProvider: .shared(group),
             logger: logger
         )
     }
 
-    private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner) -> RouteMap {
+    private func makeRoutes(
+        environment: EnvironmentStore,
+        runner: ProgramRunner,
+        terminals: TerminalTable
+    ) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
         var routes = RouteMap()
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
-        addTerminalRoutes(
-            to: &routes,
-            TerminalTable(processes: processes, environment: environment, workingDirectory: workingDirectory)
-        )
+        addTerminalRoutes(to: &routes, terminals)
         addLaterRoutes(to: &routes)
         return routes
     }

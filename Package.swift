@@ -65,6 +65,7 @@ extension Target.Dependency {
 let targets: [Target] = [
     .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
     .target(name: "CLinux"),
+    .target(name: "CTerminalPage"),
 
     library("Domain"),
     library("Reconciling", [.logging]),
@@ -82,7 +83,8 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLinux", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation,
+            "CLinux", "CTerminalPage", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
+            .nioFoundation,
             .nioHTTPTypes,
             .nioPosix,
             .serviceLifecycle, .unixSignals,

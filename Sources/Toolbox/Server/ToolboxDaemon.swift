@@ -18,6 +18,8 @@ package struct DaemonConfiguration: Sendable {
     package var entrypoint: [String]
     package var workingDirectory: WorkingDirectory
     package var home: String
+    /// Where the web terminal is served; nowhere if nil.
+    package var terminalPort: Int?
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
     /// Where the sandbox's cgroup is seen.
@@ -47,7 +49,8 @@ package struct DaemonConfiguration: Sendable {
             environment: variables,
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
-            home: home
+            home: home,
+            terminalPort: TerminalPage.port
         )
     }
 
@@ -58,6 +61,7 @@ package struct DaemonConfiguration: Sendable {
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
         home: String,
+        terminalPort: Int? = nil,
         stopGrace: Duration = .seconds(5)
     ) {
         self.token = token
@@ -66,6 +70,7 @@ package struct DaemonConfiguration: Sendable {
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
         self.home = home
+        self.terminalPort = terminalPort
         self.stopGrace = stopGrace
     }
 }
@@ -95,14 +100,17 @@ package struct ToolboxDaemon: Service {
     private let entrypoint: Entrypoint
     private let token: AccessToken
     private let onListening: @Sendable (Int) -> Void
+    private let onTerminalListening: @Sendable (Int) -> Void
 
     /// - Parameter onListening: told the port once connections are accepted.
     package init(
         configuration: DaemonConfiguration,
         group: any EventLoopGroup,
         logger: Logger,
-        onListening: @escaping @Sendable (Int) -> Void = { _ in }
+        onListening: @escaping @Sendable (Int) -> Void = { _ in },
+        onTerminalListening: @escaping @Sendable (Int) -> Void = { _ in }
     ) {
+        self.onTerminalListening = onTerminalListening
         // A pipe whose reader ended must give EPIPE, not end the daemon.
         signal(SIGPIPE, SIG_IGN)
         self.configuration = configuration
@@ -126,7 +134,12 @@ package struct ToolboxDaemon: Service {
     /// - Throws: if the port cannot be listened on, or the server fails.
     package func run() async throws {
         let environment = EnvironmentStore(configuration.environment)
-        let application = makeApplication(environment)
+        let terminals = TerminalTable(
+            processes: processes,
+            environment: environment,
+            workingDirectory: configuration.workingDirectory
+        )
+        let application = makeApplication(environment, terminals)
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
                 await token.waitUntilKnown()
@@ -139,6 +152,7 @@ package struct ToolboxDaemon: Service {
                     logger: logger
                 )
             }
+            tasks.addTask { [self] in await serveTerminalPage(terminals) }
             // The server answers what is running before it ends, so the programs are stopped beside it and not after it.
             tasks.addTask { [self] in
                 guard (try? await gracefulShutdown()) != nil else { return }
@@ -153,13 +167,39 @@ package struct ToolboxDaemon: Service {
         }
     }
 
-    private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
+    /// The web terminal is no reason to fail: a program of the sandbox may have taken its port.
+    private func serveTerminalPage(_ terminals: TerminalTable) async {
+        guard let port = configuration.terminalPort else { return }
+        var routes = RouteMap()
+        TerminalPage.addRoutes(to: &routes)
+        addTerminalRoutes(to: &routes, terminals)
+        let responder = ToolboxResponder(token: token, takesPages: true, routes: routes, logger: logger)
+        do {
+            try await serve(responder, port: port, onListening: onTerminalListening).run()
+        } catch {
+            logger.warning("no web terminal", metadata: ["server.port": "\(port)", "error": "\(error)"])
+        }
+    }
+
+    private func makeApplication(
+        _ environment: EnvironmentStore,
+        _ terminals: TerminalTable
+    ) -> some ApplicationProtocol {
         let runner = ProgramRunner(
             processes: processes,
             spoolDirectory: Self.spoolDirectory(environment.current),
             controlGroup: controlGroup
         )
-        let routes = makeRoutes(environment: environment, runner: runner)
+        let routes = makeRoutes(environment: environment, runner: runner, terminals: terminals)
+        let responder = ToolboxResponder(token: token, routes: routes, logger: logger)
+        return serve(responder, port: configuration.port, onListening: onListening)
+    }
+
+    private func serve(
+        _ responder: ToolboxResponder,
+        port: Int,
+        onListening: @escaping @Sendable (Int) -> Void
+    ) -> some ApplicationProtocol {
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
             idleTimeout: ServerLimit.idle,
@@ -170,15 +210,15 @@ package struct ToolboxDaemon: Service {
             )
         )
         return Application(
-            responder: ToolboxResponder(token: token, routes: routes, logger: logger),
+            responder: responder,
             server: .http1WithWebSockets(configuration: http),
             configuration: .init(
-                address: .hostname("127.0.0.1", port: configuration.port),
+                address: .hostname("127.0.0.1", port: port),
                 serverName: nil,
                 backlog: 1024,
                 availableConnectionsDelegate: MaximumAvailableConnections(ServerLimit.connections)
             ),
-            onServerRunning: { [onListening] channel in onListening(channel.localAddress?.port ?? 0) },
+            onServerRunning: { channel in onListening(channel.localAddress?.port ?? 0) },
             eventLoopGroupProvider: .shared(group),
             logger: logger
         )
@@ -186,16 +226,17 @@ package struct ToolboxDaemon: Service {
 
     private var controlGroup: ControlGroupFiles { ControlGroupFiles(root: configuration.controlGroupRoot) }
 
-    private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner) -> RouteMap {
+    private func makeRoutes(
+        environment: EnvironmentStore,
+        runner: ProgramRunner,
+        terminals: TerminalTable
+    ) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
         var routes = RouteMap()
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
-        addTerminalRoutes(
-            to: &routes,
-            TerminalTable(processes: processes, environment: environment, workingDirectory: workingDirectory)
-        )
+        addTerminalRoutes(to: &routes, terminals)
         addGitRoutes(
             to: &routes,
             processes: processes,

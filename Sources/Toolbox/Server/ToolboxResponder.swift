@@ -21,10 +21,13 @@ package struct ToolboxResponder: HTTPResponder {
     package typealias Context = ToolboxContext
 
     private let token: AccessToken
+    private let takesPages: Bool
     private let routes: RouteMap
     private let logger: Logger
 
-    package init(token: AccessToken, routes: RouteMap, logger: Logger) {
+    /// - Parameter takesPages: whether browsers use these routes, so that the origin of requests is looked at.
+    package init(token: AccessToken, takesPages: Bool = false, routes: RouteMap, logger: Logger) {
+        self.takesPages = takesPages
         self.token = token
         self.routes = routes
         self.logger = logger
@@ -33,6 +36,7 @@ package struct ToolboxResponder: HTTPResponder {
     package func respond(to request: Request, context: ToolboxContext) async throws -> Response {
         do {
             try admit(request)
+            if takesPages { try TerminalPage.checkOrigin(request.headers, authority: request.head.authority) }
             let (answer, parameters) = try routes.resolve(request.head, request.uri.path)
             let call = ToolboxCall(
                 request: request,

@@ -1,7 +1,7 @@
 /// Limits of terminals.
 package enum TerminalLimit {
     /// Terminals at a time.
-    package static let sessions = 64
+    package static let sessions = 256
     /// Clients of one terminal at a time.
     package static let clients = 32
     /// Columns, and rows.

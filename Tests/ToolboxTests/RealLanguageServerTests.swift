@@ -134,12 +134,20 @@ extension DaemonSuites {
                     try await symbols(daemon, "workspacesymbols?\(query)&query=feather").map(\.name) == ["feather"]
                 )
                 #expect(try await symbols(daemon, "workspacesymbols?\(query)&query=quill").isEmpty)
-                try daemon.write("export function plume() {}\n", to: "in/b.ts")
-                #expect(
-                    try await eventually(.seconds(20)) {
-                        try await symbols(daemon, "workspacesymbols?\(query)&query=plume").map(\.name) == ["plume"]
-                    }
-                )
+                for name in ["plume", "vane"] {
+                    try daemon.write("export function \(name)() {}\n", to: "in/\(name).ts")
+                    #expect(try await symbols(daemon, "workspacesymbols?\(query)&query=\(name)").map(\.name) == [name])
+                    try daemon.write("export function \(name)Two() {}\n", to: "in/\(name).ts")
+                    #expect(
+                        try await symbols(daemon, "workspacesymbols?\(query)&query=\(name)").map(\.name) == [
+                            "\(name)Two"
+                        ]
+                    )
+                    try FileManager.default.removeItem(atPath: daemon.path("in/\(name).ts"))
+                    #expect(try await symbols(daemon, "workspacesymbols?\(query)&query=\(name)").isEmpty)
+                    // The second time with a document open.
+                    _ = try await symbols(daemon, "document-symbols?\(query)&uri=file%3A%2F%2Fin/a.ts")
+                }
             }
         }
 

@@ -31,12 +31,13 @@ package struct TypeScriptDialect: ServerDialect {
         try connection.notify("close", ["file": path])
     }
 
+    /// It watches files by itself, but sees them a second late. Projects without an open document are read anew when they are
+    /// closed and opened, those with one when they are reloaded.
     package func noteChanges(_ changes: ProjectChanges, files: ProjectFiles) throws {
-        if !changes.created.isEmpty || !changes.deleted.isEmpty { try load(files) }
         let nothing: NoParameters? = nil
-        if !changes.changed.isEmpty || !ownConfigurations(files).isEmpty {
-            try connection.notify("reloadProjects", nothing)
-        }
+        try connection.notify("closeExternalProject", ["projectFileName": projectFile])
+        try connection.notify("reloadProjects", nothing)
+        try load(files)
     }
 
     package func documentSymbols(_ path: String) async throws -> [LanguageSymbol] {
@@ -73,20 +74,20 @@ package struct TypeScriptDialect: ServerDialect {
 
     /// Makes one project of all files, or of what the folder's own configuration names.
     private func load(_ files: ProjectFiles) throws {
-        let own = ownConfigurations(files)
+        let configurations = ["tsconfig.json", "jsconfig.json"].map { "\(project.path)/\($0)" }
+        let own = configurations.filter { files.configurations.contains($0) }
         let roots = own.isEmpty ? files.stamps.keys.sorted() : own
         try connection.notify(
             "openExternalProject",
             ExternalProject(
-                projectFileName: "\(project.path)/martlet",
+                projectFileName: projectFile,
                 rootFiles: roots.map { ExternalProject.File(fileName: $0) }
             )
         )
     }
 
-    private func ownConfigurations(_ files: ProjectFiles) -> [String] {
-        ["tsconfig.json", "jsconfig.json"].map { "\(project.path)/\($0)" }.filter { files.configurations.contains($0) }
-    }
+    /// The project's name; there is no such file.
+    private var projectFile: String { "\(project.path)/martlet" }
 
     private func ask<Value: Decodable & Sendable>(
         _ command: String,

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -139,6 +140,17 @@ static void be_killed_first(void) {
     close(file);
 }
 
+// What programs get, if the daemon has raised its own limit; zero if not.
+static struct rlimit given_descriptors;
+
+void martlet_raise_descriptor_limit(uint64_t wanted) {
+    struct rlimit limit;
+    if (given_descriptors.rlim_max != 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+    struct rlimit raised = limit;
+    raised.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) given_descriptors = limit;
+}
+
 // The program's own process, up to execve.
 static _Noreturn void leader(const struct martlet_spawn_request *request, int report) {
     setsid();
@@ -157,6 +169,7 @@ static _Noreturn void leader(const struct martlet_spawn_request *request, int re
         if (request->source < 0) hide(MARTLET_SOURCE_DESCRIPTOR, MARTLET_SOURCE_DESCRIPTOR);
         hide(MARTLET_SOURCE_DESCRIPTOR + 1, INT_MAX);
         reset_signals();
+        if (given_descriptors.rlim_max != 0) setrlimit(RLIMIT_NOFILE, &given_descriptors);
         execve(request->path, request->argv, request->envp);
     }
     send_report(report, MARTLET_REPORT_FAILED, errno);

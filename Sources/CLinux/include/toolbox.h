@@ -54,6 +54,10 @@ enum {
 /// Returns the keeper's process id, or -errno. Safe to call from any thread.
 pid_t martlet_spawn(const struct martlet_spawn_request *request);
 
+/// Lets this process open so many descriptors, as far as its hard limit allows; the programs that it starts get the limit
+/// that was there before. To be called once, before any program is started.
+void martlet_raise_descriptor_limit(uint64_t wanted);
+
 /// Opens a new pseudo-terminal of the given size, both ends close-on-exec; 0 or -errno.
 int martlet_terminal_open(uint16_t columns, uint16_t rows, int *master, int *slave);
 

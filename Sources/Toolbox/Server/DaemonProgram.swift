@@ -14,6 +14,7 @@ package enum DaemonProgram {
     /// Runs the daemon until SIGTERM or SIGINT, then exits: 0 when asked to, 1 when it failed, 2 for a bad configuration.
     package static func run() async -> Never {
         martlet_limit_memory()
+        martlet_raise_descriptor_limit(UInt64(ServerLimit.descriptors))
         LoggingSystem.bootstrap { StandardErrorLog(label: $0) }
         let logger = Logger(label: "martlet-daemon")
         let configuration: DaemonConfiguration

@@ -84,6 +84,8 @@ package struct ConfigurationError: Error, Sendable {
 package enum ServerLimit {
     /// Connections at a time; more wait to be accepted.
     package static let connections = 1024
+    /// Descriptors that the daemon asks for: its connections, five for each session, two for each command that left a job.
+    package static let descriptors = 1 << 16
     package static let headerBytes = 64 << 10
     package static let headerCount = 200
     /// A connection on which nothing comes for so long is closed: idle ones, and uploads that stall.

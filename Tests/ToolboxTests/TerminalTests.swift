@@ -352,7 +352,39 @@ extension DaemonSuites {
             }
         }
 
-        @Test("When the daemon stops, clients are told 1001 and no shell is waited for")
+        @Test("The web terminal: its page with the token only, for its own origin only, on the same terminals")
+        func page() async throws {
+            try await TestDaemon.run(servesPage: true) { daemon async throws in
+                let page = try #require(daemon.page)
+                #expect(try await TestClient(port: page.port, sendsToken: false).call(.GET, "/").status == 401)
+                for (target, content) in [
+                    ("/", "xterm.js"), ("/terminal.js", "create-connect"), ("/xterm.css", ".xterm"),
+                    ("/xterm.js", "window.Terminal="),
+                ] {
+                    let answer = try await page.call(.GET, target)
+                    #expect(answer.status == 200 && answer.text.contains(content))
+                    #expect(answer.headers.first(name: "X-Content-Type-Options") == "nosniff")
+                }
+                _ = try await daemon.client.call(.POST, "/process/pty", body: #"{"id":"seen","lazyStart":true}"#)
+                for (headers, status) in [
+                    ([("Origin", "http://sandbox")], 200), ([("Origin", "http://elsewhere")], 403),
+                    ([("Origin", "null")], 403),
+                    ([("Origin", "https://22222-x.example"), ("X-Forwarded-Host", "22222-x.example")], 200),
+                    ([("Origin", "http://sandbox"), ("X-Forwarded-Host", "22222-x.example")], 403),
+                ] {
+                    let answer = try await page.call(.GET, "/process/pty", headers: headers)
+                    #expect(answer.status == status && answer.text.contains("seen") == (status == 200))
+                    try await TestSocket.open(port: page.port, "/process/pty/seen/connect", headers: headers) {
+                        socket in
+                        #expect(socket.status == (status == 200 ? 101 : 403))
+                    }
+                }
+                #expect(try await page.call(.POST, "/process/execute", body: #"{"command":"true"}"#).status == 404)
+                _ = try await daemon.client.call(.DELETE, "/process/pty/seen")
+            }
+        }
+
+        @Test("When the daemon stops, no shell is waited for that ignores SIGTERM")
         func shutdown() async throws {
             let start = ContinuousClock.now
             try await TestDaemon.run { daemon async throws in

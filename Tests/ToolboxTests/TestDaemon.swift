@@ -19,6 +19,8 @@ struct TestDaemon: Sendable {
     /// The working directory.
     let directory: String
     let daemon: ToolboxDaemon
+    /// The web terminal, if it is served.
+    var page: TestClient?
 
     /// Runs a test against a new daemon, and checks at the end that none of its processes is left.
     static func run(
@@ -26,6 +28,7 @@ struct TestDaemon: Sendable {
         environment: [String: String] = [:],
         token: String? = TestClient.token,
         controlGroup: String? = nil,
+        servesPage: Bool = false,
         _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
@@ -41,22 +44,30 @@ struct TestDaemon: Sendable {
             entrypoint: entrypoint,
             workingDirectory: WorkingDirectory(directory),
             home: "/",
+            terminalPort: servesPage ? 0 : nil,
             stopGrace: .milliseconds(500)
         )
         if let controlGroup { configuration.controlGroupRoot = controlGroup }
         let (ports, announce) = AsyncStream.makeStream(of: Int.self)
+        let (pagePorts, announcePage) = AsyncStream.makeStream(of: Int.self)
         let daemon = ToolboxDaemon(
             configuration: configuration,
             group: MultiThreadedEventLoopGroup.singleton,
             logger: Logger(label: "test"),
-            onListening: { announce.yield($0) }
+            onListening: { announce.yield($0) },
+            onTerminalListening: { announcePage.yield($0) }
         )
         let group = ServiceGroup(services: [daemon], logger: Logger(label: "test"))
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await group.run() }
             var iterator = ports.makeAsyncIterator()
             let port = try #require(await iterator.next())
-            try await body(TestDaemon(client: TestClient(port: port), directory: directory, daemon: daemon))
+            var running = TestDaemon(client: TestClient(port: port), directory: directory, daemon: daemon)
+            if servesPage {
+                var pages = pagePorts.makeAsyncIterator()
+                running.page = TestClient(port: try #require(await pages.next()))
+            }
+            try await body(running)
             await group.triggerGracefulShutdown()
             try await tasks.waitForAll()
         }

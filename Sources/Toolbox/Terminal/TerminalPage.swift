@@ -47,7 +47,8 @@ enum TerminalPage {
     private static func answer(_ content: ByteBuffer, _ type: String) -> Response {
         let headers: HTTPFields = [
             .contentType: type, .cacheControl: "no-cache", .xContentTypeOptions: "nosniff",
-            .contentSecurityPolicy: "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
+            .contentSecurityPolicy:
+                "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
         ]
         return Response(status: .ok, headers: headers, body: ResponseBody(byteBuffer: content))
     }

@@ -7,6 +7,7 @@ enum TerminalPageText {
         <meta charset="utf-8">
         <meta name="viewport" content="width=device-width, initial-scale=1">
         <title>Terminal</title>
+        <link rel="icon" href="data:,">
         <link rel="stylesheet" href="xterm.css">
         <style>
         html, body { height: 100%; margin: 0; background: #000; color: #ccc; font: 14px sans-serif; }
@@ -58,6 +59,7 @@ enum TerminalPageText {
             sessions.set(id, this);
             show(this);
             this.terminal.open(this.screen);
+            this.terminal.focus();
             this.fit();
             this.connect();
           }

@@ -15,13 +15,15 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
     .target(
         name: name,
         dependencies: dependencies,
-        exclude: explained.contains(name) ? ["README.md"] : [],
+        exclude: (explained.contains(name) ? ["README.md"] : []) + (explainedFolders[name] ?? []),
         swiftSettings: ours
     )
 }
 
 /// Rooms that have a README of their own.
 let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox"]
+/// READMEs of hard folders within rooms.
+let explainedFolders = ["Toolbox": ["SSH/README.md"]]
 
 func executable(
     _ name: String,
@@ -62,6 +64,11 @@ extension Target.Dependency {
 let targets: [Target] = [
     .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
     .target(name: "CLinux"),
+    // Of the archives, so that all builds link what the static daemon does. Only the Toolbox may depend on it.
+    .target(
+        name: "CLibSSH",
+        linkerSettings: [.linkedLibrary(":libssh.a"), .linkedLibrary("crypto"), .linkedLibrary("z")]
+    ),
 
     library("Domain"),
     library("Reconciling", [.logging]),
@@ -79,9 +86,8 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLinux", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore, .nioFoundation,
-            .nioHTTPTypes,
-            .nioPosix,
+            "CLibSSH", "CLinux", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
+            .nioFoundation, .nioHTTPTypes, .nioPosix,
             .serviceLifecycle, .unixSignals,
         ]
     ),
@@ -137,7 +143,10 @@ let targets: [Target] = [
     tests("FirewallTests", ["Firewall", .logging, .subprocess]),
     tests(
         "ToolboxTests",
-        ["Toolbox", "WebSockets", .logging, .nioCore, .nioHTTP1, .nioPosix, .nioWebSocket, .serviceLifecycle]
+        [
+            "CLibSSH", "Toolbox", "WebSockets", .logging, .nioCore, .nioHTTP1, .nioPosix, .nioWebSocket,
+            .serviceLifecycle,
+        ]
     ),
     tests(
         "APITests",

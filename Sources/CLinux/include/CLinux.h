@@ -2,4 +2,5 @@
 #define CLINUX_H
 #include "toolbox.h"
 #include "netns.h"
+#include "names.h"
 #endif

@@ -13,6 +13,8 @@ import WebSockets
 package struct DaemonConfiguration: Sendable {
     package var token: String
     package var port: Int
+    /// Port of the SSH server on the loopback, once a key is authorised; 0 for any.
+    package var sshPort: Int
     package var environment: [String: String]
     package var entrypoint: [String]
     package var workingDirectory: WorkingDirectory
@@ -22,16 +24,15 @@ package struct DaemonConfiguration: Sendable {
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
 
-    /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT`, `MARTLET_DISK_BYTES` and the arguments after `--`.
+    /// Reads `MARTLET_DAEMON_TOKEN`, `MARTLET_DAEMON_PORT`, `MARTLET_SSH_PORT`, `MARTLET_DISK_BYTES` and the arguments
+    /// after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
     package static func read(arguments: [String], environment: [String: String]) throws -> DaemonConfiguration {
         guard let token = environment["MARTLET_DAEMON_TOKEN"], !token.isEmpty else {
             throw ConfigurationError(message: "MARTLET_DAEMON_TOKEN is not set; the runner sets it for each sandbox")
         }
-        let portText = environment["MARTLET_DAEMON_PORT"] ?? "2280"
-        guard let port = UInt16(portText) else {
-            throw ConfigurationError(message: "MARTLET_DAEMON_PORT is '\(portText)', not a port between 0 and 65535")
-        }
+        let port = try Self.port("MARTLET_DAEMON_PORT", in: environment, else: 2280)
+        let sshPort = try Self.port("MARTLET_SSH_PORT", in: environment, else: 22)
         let home =
             environment["HOME"].flatMap { $0.hasPrefix("/") ? $0 : nil } ?? Accounts.load().home(of: getuid()) ?? "/"
         var variables = environment
@@ -39,7 +40,8 @@ package struct DaemonConfiguration: Sendable {
         let entrypoint = arguments.firstIndex(of: "--").map { Array(arguments[($0 + 1)...]) } ?? []
         return DaemonConfiguration(
             token: token,
-            port: Int(port),
+            port: port,
+            sshPort: sshPort,
             environment: variables,
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
@@ -48,9 +50,18 @@ package struct DaemonConfiguration: Sendable {
         )
     }
 
+    private static func port(_ name: String, in environment: [String: String], else standard: Int) throws -> Int {
+        guard let text = environment[name] else { return standard }
+        guard let port = UInt16(text) else {
+            throw ConfigurationError(message: "\(name) is '\(text)', not a port between 0 and 65535")
+        }
+        return Int(port)
+    }
+
     package init(
         token: String,
         port: Int,
+        sshPort: Int = 0,
         environment: [String: String],
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
@@ -60,6 +71,7 @@ package struct DaemonConfiguration: Sendable {
     ) {
         self.token = token
         self.port = port
+        self.sshPort = sshPort
         self.environment = environment
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
@@ -121,7 +133,8 @@ package struct ToolboxDaemon: Service {
     /// - Throws: if the port cannot be listened on, or the server fails.
     package func run() async throws {
         let environment = EnvironmentStore(configuration.environment)
-        let application = makeApplication(environment)
+        let ssh = makeSSHServer(environment)
+        let application = makeApplication(environment, ssh)
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
                 await entrypoint.run(
@@ -140,14 +153,27 @@ package struct ToolboxDaemon: Service {
             let served: Result<Void, any Error>
             do { served = .success(try await application.run()) } catch { served = .failure(error) }
             await stopPrograms()
+            await ssh.stop()
             tasks.cancelAll()
             try served.get()
         }
     }
 
-    private func makeApplication(_ environment: EnvironmentStore) -> some ApplicationProtocol {
+    private func makeSSHServer(_ environment: EnvironmentStore) -> SSHServer {
+        let context = SessionContext(
+            processes: processes,
+            environment: environment,
+            workingDirectory: configuration.workingDirectory,
+            spoolDirectory: spoolDirectory(environment.current),
+            home: configuration.home,
+            group: group
+        )
+        return SSHServer(token: configuration.token, port: configuration.sshPort, context: context, logger: logger)
+    }
+
+    private func makeApplication(_ environment: EnvironmentStore, _ ssh: SSHServer) -> some ApplicationProtocol {
         let runner = ProgramRunner(processes: processes, spoolDirectory: spoolDirectory(environment.current))
-        let routes = makeRoutes(environment: environment, runner: runner)
+        let routes = makeRoutes(environment: environment, runner: runner, ssh: ssh)
         let http = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionWatcher()],
             idleTimeout: ServerLimit.idle,
@@ -172,12 +198,13 @@ package struct ToolboxDaemon: Service {
         )
     }
 
-    private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner) -> RouteMap {
+    private func makeRoutes(environment: EnvironmentStore, runner: ProgramRunner, ssh: SSHServer) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
         var routes = RouteMap()
         addFileRoutes(to: &routes, workingDirectory)
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
+        addSSHRoutes(to: &routes, ssh)
         addLaterRoutes(to: &routes)
         return routes
     }

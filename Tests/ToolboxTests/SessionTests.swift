@@ -73,10 +73,6 @@ extension TestDaemon {
     }
 }
 
-private func openDescriptors() -> Int {
-    ((try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []).count
-}
-
 extension DaemonSuites {
     @Suite("Sessions", .serialized, .timeLimit(.minutes(3)))
     struct SessionTests {

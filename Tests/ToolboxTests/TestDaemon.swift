@@ -130,6 +130,11 @@ func processes(holding text: String) -> [String] {
     }
 }
 
+/// Descriptors of this process.
+func openDescriptors() -> Int {
+    ((try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []).count
+}
+
 /// Waits until a condition holds, at most for a few seconds.
 func eventually(_ limit: Duration = .seconds(5), _ condition: () async throws -> Bool) async throws -> Bool {
     let deadline = ContinuousClock.now + limit

@@ -195,7 +195,7 @@ extension DaemonSuites {
                     in: "b"
                 )
                 _ = try await daemon.start("head -c 3000000 /dev/zero | tr '\\0' x; sleep \(mark)", in: "c")
-                #expect(processes(holding: mark).count >= 4)
+                #expect(try await eventually(.seconds(20)) { processes(holding: mark).count >= 4 })
                 async let waiting = daemon.client.call(
                     .POST,
                     "/process/session/c/exec",

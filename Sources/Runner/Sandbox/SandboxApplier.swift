@@ -238,7 +238,19 @@ struct SandboxApplier: Sendable {
         } catch let error as DockerError where error.kind == .notFound || error.message.contains("network") {
             try await parts.network.ensure()
             throw error
+        } catch let error as DockerError where error.message.contains("already exists") {
+            await endHalfStarted(id)
+            throw error
         }
+    }
+
+    private func endHalfStarted(_ container: String) async {
+        let killed = await HalfStartedContainer.end(container)
+        guard killed > 0 else { return }
+        parts.logger.warning(
+            "processes of a container that the engine had forgotten are killed",
+            metadata: ["container.id": "\(container)", "process.count": "\(killed)"]
+        )
     }
 
     private func updateLimits(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
@@ -309,10 +321,11 @@ struct SandboxApplier: Sendable {
         do {
             try await parts.engine.removeContainer(id, force: true)
         } catch let error as DockerError where error.kind == .notFound {
-            return
+            // Somebody else removed it.
         } catch let error as DockerError where error.kind == .conflict {
             try await waitUntilGone(id)
         }
+        await endHalfStarted(id)
     }
 
     private static let removalDeadline: Duration = .seconds(30)

@@ -1,0 +1,31 @@
+import Foundation
+import Testing
+
+@testable import Runner
+
+/// What the engine forgot is found by the name of its control group.
+@Suite struct HalfStartedContainerTests {
+    @Test func whatIsLeftInTheControlGroupIsKilledAndNothingElse() async throws {
+        let id = (0..<64).map { _ in String("0123456789abcdef".randomElement() ?? "0") }.joined()
+        let hierarchy =
+            FileManager.default.fileExists(atPath: "/sys/fs/cgroup/pids") ? "/sys/fs/cgroup/pids" : "/sys/fs/cgroup"
+        let group = "\(hierarchy)/docker/\(id)"
+        try FileManager.default.createDirectory(atPath: group, withIntermediateDirectories: true)
+        defer { rmdir(group) }
+        let (left, bystander) = (Process(), Process())
+        for process in [left, bystander] {
+            process.executableURL = URL(fileURLWithPath: "/bin/sleep")
+            process.arguments = ["60"]
+            try process.run()
+        }
+        defer { bystander.terminate() }
+        try "\(left.processIdentifier)".write(toFile: "\(group)/cgroup.procs", atomically: false, encoding: .utf8)
+        #expect(HalfStartedContainer.groups(of: id).contains(group))
+        #expect(await HalfStartedContainer.end(id) == 1)
+        left.waitUntilExit()
+        #expect(left.terminationReason == .uncaughtSignal)
+        #expect(bystander.isRunning)
+        #expect(await HalfStartedContainer.end(id) == 0)
+        #expect(await HalfStartedContainer.end("../../\(id)") == 0)
+    }
+}

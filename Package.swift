@@ -24,7 +24,7 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
 let explained: Set<String> = ["Firewall", "Reconciling", "Runner", "Toolbox", "WebSockets"]
 
 /// READMEs of hard folders within rooms.
-let explainedFolders = ["Toolbox": ["Interpreter/README.md", "Sessions/README.md"]]
+let explainedFolders = ["Toolbox": ["Interpreter/README.md", "SSH/README.md", "Sessions/README.md"]]
 
 func executable(
     _ name: String,
@@ -66,6 +66,11 @@ let targets: [Target] = [
     .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
     .target(name: "CLinux"),
     .target(name: "CTerminalPage"),
+    // Of the archives, so that all builds link what the static daemon does. Only the Toolbox may depend on it.
+    .target(
+        name: "CLibSSH",
+        linkerSettings: [.linkedLibrary(":libssh.a"), .linkedLibrary("crypto"), .linkedLibrary("z")]
+    ),
 
     library("Domain"),
     library("Reconciling", [.logging]),
@@ -83,10 +88,8 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLinux", "CTerminalPage", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging, .nioCore,
-            .nioFoundation,
-            .nioHTTPTypes,
-            .nioPosix,
+            "CLibSSH", "CLinux", "CTerminalPage", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging,
+            .nioCore, .nioFoundation, .nioHTTPTypes, .nioPosix,
             .serviceLifecycle, .unixSignals,
         ]
     ),
@@ -143,7 +146,8 @@ let targets: [Target] = [
     tests(
         "ToolboxTests",
         [
-            "Toolbox", "WebSockets", .hummingbird, .hummingbirdCore, .logging, .nioCore, .nioHTTP1, .nioPosix,
+            "CLibSSH", "Toolbox", "WebSockets", .hummingbird, .hummingbirdCore, .logging, .nioCore, .nioHTTP1,
+            .nioPosix,
             .serviceLifecycle,
         ]
     ),

@@ -73,10 +73,6 @@ extension TestDaemon {
     }
 }
 
-private func openDescriptors() -> Int {
-    ((try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []).count
-}
-
 extension DaemonSuites {
     @Suite("Sessions", .serialized, .timeLimit(.minutes(3)))
     struct SessionTests {
@@ -199,7 +195,7 @@ extension DaemonSuites {
                     in: "b"
                 )
                 _ = try await daemon.start("head -c 3000000 /dev/zero | tr '\\0' x; sleep \(mark)", in: "c")
-                #expect(processes(holding: mark).count >= 4)
+                #expect(try await eventually(.seconds(20)) { processes(holding: mark).count >= 4 })
                 async let waiting = daemon.client.call(
                     .POST,
                     "/process/session/c/exec",

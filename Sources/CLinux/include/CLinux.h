@@ -3,4 +3,5 @@
 #include "toolbox.h"
 #include "netns.h"
 #include "btrfs.h"
+#include "names.h"
 #endif

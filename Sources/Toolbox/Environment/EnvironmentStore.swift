@@ -81,7 +81,7 @@ package final class EnvironmentStore: Sendable {
 
     private static func size(of name: String, _ value: String) -> Int { name.utf8.count + value.utf8.count + 2 }
 
-    private static func isName(_ name: String) -> Bool {
+    static func isName(_ name: String) -> Bool {
         guard let first = name.utf8.first, !(UInt8(ascii: "0")...UInt8(ascii: "9")).contains(first) else {
             return false
         }

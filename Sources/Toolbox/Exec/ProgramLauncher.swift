@@ -37,6 +37,10 @@ package struct ProgramSpecification: Sendable {
     package var input: OpenFile?
     /// Standard output of a program with `merged` streams; the tree's `output` if nil.
     package var standardOutput: OpenFile?
+    /// Standard error of a program with `merged` streams; the tree's `output` if nil.
+    package var standardError: OpenFile?
+    /// The `input` is a terminal, and the program's session controls it.
+    package var controlsInput = false
     /// Becomes descriptor 9: a script too long for an argument.
     package var source: OpenFile?
     /// Becomes descriptor 8: where our own wrappers write what is not output.
@@ -122,6 +126,7 @@ private struct StreamEnds {
     /// What the program gets as its descriptors 0, 1 and 2.
     var program: (input: CInt, output: CInt, error: CInt)
     var terminal: CInt = -1
+    var outputIsTerminal = false
     /// What must stay open until the program has started.
     var borrowed: [any Sendable]
     var output: TakeableDescriptor
@@ -135,7 +140,11 @@ private func openStreams(of program: ProgramSpecification) throws -> StreamEnds 
         let (read, write) = try makePipe()
         let input = try program.input ?? emptyInput()
         return StreamEnds(
-            program: (input.descriptor, program.standardOutput?.descriptor ?? write.descriptor, write.descriptor),
+            program: (
+                input.descriptor, program.standardOutput?.descriptor ?? write.descriptor,
+                program.standardError?.descriptor ?? write.descriptor
+            ),
+            terminal: program.controlsInput ? input.descriptor : -1,
             borrowed: [input, write],
             output: read
         )
@@ -155,6 +164,7 @@ private func openStreams(of program: ProgramSpecification) throws -> StreamEnds 
         return StreamEnds(
             program: (slave, slave, slave),
             terminal: slave,
+            outputIsTerminal: true,
             borrowed: [TakeableDescriptor(slave)],
             output: TakeableDescriptor(master)
         )
@@ -196,7 +206,7 @@ private func spawn(_ program: ProgramSpecification) throws -> SpawnedEnds {
             output: streams.output,
             errors: streams.errors,
             input: streams.input,
-            outputIsTerminal: streams.terminal >= 0,
+            outputIsTerminal: streams.outputIsTerminal,
             report: reportRead,
             control: controlWrite
         )

@@ -52,6 +52,9 @@ package final class AccessToken: Sendable {
         guard difference == 0 else { throw Self.refusal }
     }
 
+    /// What `derive` makes of the token, which it must not keep; nil while there is none.
+    func derived<Value>(_ derive: ([UInt8]) -> Value?) -> Value? { expected.withLock { $0 }.flatMap(derive) }
+
     private static let refusal = ToolboxError(
         .unauthorized,
         "UNAUTHORIZED",

@@ -14,6 +14,8 @@ package struct DaemonConfiguration: Sendable {
     /// Nil where the runner says it later: see `AccessToken`.
     package var token: String?
     package var port: Int
+    /// Port of the SSH server on the loopback, once a key is authorised; 0 for any.
+    package var sshPort: Int
     package var environment: [String: String]
     package var entrypoint: [String]
     package var workingDirectory: WorkingDirectory
@@ -25,7 +27,8 @@ package struct DaemonConfiguration: Sendable {
     /// Where the sandbox's cgroup is seen.
     package var controlGroupRoot = "/sys/fs/cgroup"
 
-    /// Reads `MARTLET_DAEMON_PORT`, `MARTLET_DAEMON_TOKEN` (for a daemon without a runner) and the arguments after `--`.
+    /// Reads `MARTLET_DAEMON_PORT`, `MARTLET_SSH_PORT`, `MARTLET_DAEMON_TOKEN` (for a daemon without a runner) and the
+    /// arguments after `--`.
     /// - Throws: `ConfigurationError` that names the variable.
     package static func read(arguments: [String], environment: [String: String]) throws -> DaemonConfiguration {
         let token = environment["MARTLET_DAEMON_TOKEN"]
@@ -34,10 +37,8 @@ package struct DaemonConfiguration: Sendable {
                 message: "MARTLET_DAEMON_TOKEN is empty; leave it out to have the runner say the token"
             )
         }
-        let portText = environment["MARTLET_DAEMON_PORT"] ?? "2280"
-        guard let port = UInt16(portText) else {
-            throw ConfigurationError(message: "MARTLET_DAEMON_PORT is '\(portText)', not a port between 0 and 65535")
-        }
+        let port = try Self.port("MARTLET_DAEMON_PORT", in: environment, else: 2280)
+        let sshPort = try Self.port("MARTLET_SSH_PORT", in: environment, else: 22)
         let home =
             environment["HOME"].flatMap { $0.hasPrefix("/") ? $0 : nil } ?? Accounts.load().home(of: getuid()) ?? "/"
         var variables = environment
@@ -45,7 +46,8 @@ package struct DaemonConfiguration: Sendable {
         let entrypoint = arguments.firstIndex(of: "--").map { Array(arguments[($0 + 1)...]) } ?? []
         return DaemonConfiguration(
             token: token,
-            port: Int(port),
+            port: port,
+            sshPort: sshPort,
             environment: variables,
             entrypoint: entrypoint,
             workingDirectory: .atStart(home: home),
@@ -54,9 +56,18 @@ package struct DaemonConfiguration: Sendable {
         )
     }
 
+    private static func port(_ name: String, in environment: [String: String], else standard: Int) throws -> Int {
+        guard let text = environment[name] else { return standard }
+        guard let port = UInt16(text) else {
+            throw ConfigurationError(message: "\(name) is '\(text)', not a port between 0 and 65535")
+        }
+        return Int(port)
+    }
+
     package init(
         token: String?,
         port: Int,
+        sshPort: Int = 0,
         environment: [String: String],
         entrypoint: [String],
         workingDirectory: WorkingDirectory,
@@ -66,6 +77,7 @@ package struct DaemonConfiguration: Sendable {
     ) {
         self.token = token
         self.port = port
+        self.sshPort = sshPort
         self.environment = environment
         self.entrypoint = entrypoint
         self.workingDirectory = workingDirectory
@@ -141,7 +153,8 @@ package struct ToolboxDaemon: Service {
             environment: environment,
             workingDirectory: configuration.workingDirectory
         )
-        let application = makeApplication(environment, terminals)
+        let ssh = makeSSHServer(environment)
+        let application = makeApplication(environment, terminals, ssh)
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { [self] in
                 await token.waitUntilKnown()
@@ -163,10 +176,23 @@ package struct ToolboxDaemon: Service {
             let served: Result<Void, any Error>
             do { served = .success(try await application.run()) } catch { served = .failure(error) }
             await stopPrograms()
+            await ssh.stop()
             tasks.cancelAll()
             try? await onBlockingThread { [logs] in logs.remove() }
             try served.get()
         }
+    }
+
+    private func makeSSHServer(_ environment: EnvironmentStore) -> SSHServer {
+        let context = SessionContext(
+            processes: processes,
+            environment: environment,
+            workingDirectory: configuration.workingDirectory,
+            spoolDirectory: Self.spoolDirectory(environment.current),
+            home: configuration.home,
+            group: group
+        )
+        return SSHServer(token: token, port: configuration.sshPort, context: context, logger: logger)
     }
 
     /// The web terminal is no reason to fail: a program of the sandbox may have taken its port.
@@ -185,14 +211,15 @@ package struct ToolboxDaemon: Service {
 
     private func makeApplication(
         _ environment: EnvironmentStore,
-        _ terminals: TerminalTable
+        _ terminals: TerminalTable,
+        _ ssh: SSHServer
     ) -> some ApplicationProtocol {
         let runner = ProgramRunner(
             processes: processes,
             spoolDirectory: Self.spoolDirectory(environment.current),
             controlGroup: controlGroup
         )
-        let routes = makeRoutes(environment: environment, runner: runner, terminals: terminals)
+        let routes = makeRoutes(environment: environment, runner: runner, terminals: terminals, ssh: ssh)
         let responder = ToolboxResponder(token: token, routes: routes, logger: logger)
         return serve(responder, port: configuration.port, onListening: onListening)
     }
@@ -231,7 +258,8 @@ package struct ToolboxDaemon: Service {
     private func makeRoutes(
         environment: EnvironmentStore,
         runner: ProgramRunner,
-        terminals: TerminalTable
+        terminals: TerminalTable,
+        ssh: SSHServer
     ) -> RouteMap {
         let workingDirectory = configuration.workingDirectory
         var routes = RouteMap()
@@ -250,6 +278,7 @@ package struct ToolboxDaemon: Service {
             InterpreterContexts(processes: processes, environment: environment, workingDirectory: workingDirectory)
         )
         addLanguageServerRoutes(to: &routes, makeLanguageServers(environment), workingDirectory)
+        addSSHRoutes(to: &routes, ssh)
         addLaterRoutes(to: &routes)
         return routes
     }

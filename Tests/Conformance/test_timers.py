@@ -94,7 +94,8 @@ def test_an_ephemeral_sandbox_is_gone_when_stopped(sandboxes: Sandboxes, busybox
 def test_a_sandbox_that_nobody_has_room_for_waits_and_times_out(
     api: httpx.Client, sandboxes: Sandboxes, database: Database, busybox: str
 ) -> None:
-    """Queued: creating without a runner; then destroyed with the reason the SDK turns into DaytonaQueueTimeoutError."""
+    """Queued: creating without a runner; then destroyed with the reason the SDK turns into DaytonaQueueTimeoutError. What no
+    runner could ever hold is refused at once."""
     from daytona import DaytonaQueueTimeoutError
 
     name = f"martlet-test-huge-{sandboxes.run}"
@@ -110,6 +111,10 @@ def test_a_sandbox_that_nobody_has_room_for_waits_and_times_out(
     )
     try:
         body = {"snapshot": name, "queueTimeout": 1, "labels": {"martlet-test-run": sandboxes.run}}
+        refused = api.post("/sandbox", json=body)
+        assert refused.status_code == 400 and str(capacity) in refused.json()["message"], refused.text
+        sandboxes.create(snapshot=busybox)  # takes some of the room
+        database.execute("UPDATE snapshot SET memory_gib = :memory WHERE name = :'name'", name=name, memory=capacity)
         answer = api.post("/sandbox", json=body)
         assert answer.status_code == 200 and answer.json()["state"] == "creating", answer.text
         waiting: Any = sandboxes.client.sdk.get(answer.json()["id"])

@@ -15,7 +15,7 @@ package struct FileRoutes: Sendable {
     func list(_ call: ToolboxCall) async throws -> Response {
         let path = try workingDirectory.resolve(call.query["path"].flatMap { $0.isEmpty ? nil : $0 } ?? ".")
         let depth = try call.query.number("depth", in: 1...WalkLimit.depth) ?? 1
-        return try jsonResponse(try await onBlockingThread { try listTree(normalize(path), depth: depth) })
+        return try jsonResponse(try await onTreeThread { try listTree(normalize(path), depth: depth) })
     }
 
     /// `GET /files/info?path=`: of what a link points to.
@@ -41,7 +41,7 @@ package struct FileRoutes: Sendable {
     func delete(_ call: ToolboxCall) async throws -> Response {
         let path = try workingDirectory.resolve(call.query["path"] ?? "")
         let recursive = try call.query.flag("recursive")
-        try await onBlockingThread { try removeFile(path, recursive: recursive) }
+        try await onTreeThread { try removeFile(path, recursive: recursive) }
         return emptyResponse(.noContent)
     }
 

@@ -87,6 +87,19 @@ package struct FilePieces: Sendable {
     }
 }
 
+/// Made when first asked for: an idle daemon has no threads for it.
+private let treeThreads = {
+    let pool = NIOThreadPool(numberOfThreads: 2)
+    pool.start()
+    return pool
+}()
+
+/// Runs what goes through a whole tree of files on threads of its own: programs start and logs are written on the blocking
+/// threads, and must never wait for it.
+package func onTreeThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await treeThreads.runIfActive(body)
+}
+
 /// Runs a blocking function on the blocking threads, never on the cooperative pool or an event loop.
 package func onBlockingThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
     try await NIOThreadPool.singleton.runIfActive(body)

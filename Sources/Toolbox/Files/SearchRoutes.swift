@@ -40,7 +40,7 @@ package struct SearchRoutes: Sendable {
     func find(_ call: ToolboxCall) async throws -> Response {
         let path = try workingDirectory.resolve(call.query["path"].flatMap { $0.isEmpty ? nil : $0 } ?? ".")
         let search = ContentSearch(pattern: try checkedPattern(call.query["pattern"] ?? ""))
-        return try searchResponse(try await onBlockingThread { try search.run(path) }) { $0 }
+        return try searchResponse(try await onTreeThread { try search.run(path) }) { $0 }
     }
 
     /// Files and directories whose name fits a glob.
@@ -48,7 +48,7 @@ package struct SearchRoutes: Sendable {
         let path = try workingDirectory.resolve(call.query["path"].flatMap { $0.isEmpty ? nil : $0 } ?? ".")
         let pattern = try call.query.required("pattern")
         let glob = try Glob(pattern.hasPrefix("**/") ? String(pattern.dropFirst(3)) : pattern)
-        let names = try await onBlockingThread { try findNames(glob, below: path) }
+        let names = try await onTreeThread { try findNames(glob, below: path) }
         return try searchResponse(names) { Found(files: $0) }
     }
 
@@ -66,7 +66,7 @@ package struct SearchRoutes: Sendable {
             do {
                 let path = try workingDirectory.resolve(file)
                 let replacement = TextReplacement(pattern: pattern, newValue: Array(body.newValue.utf8))
-                try await onBlockingThread { try replacement.run(path) }
+                try await onTreeThread { try replacement.run(path) }
                 results.append(Replaced(file: file, success: true))
             } catch let error as ToolboxError {
                 results.append(Replaced(file: file, success: false, error: error.message))

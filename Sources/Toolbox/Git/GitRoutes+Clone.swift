@@ -33,7 +33,7 @@ extension GitRoutes {
             try await session.moved(to: plan.path).checkOut(commit, of: plan)
         } catch {
             // The clone succeeded, so all that is there is ours. A task of its own, since this one may be cancelled.
-            _ = await Task { try await onBlockingThread { try removeClone(plan.path, keepsDirectory: existed) } }.result
+            _ = await Task { try await onTreeThread { try removeClone(plan.path, keepsDirectory: existed) } }.result
             throw error
         }
         return emptyResponse(.ok)

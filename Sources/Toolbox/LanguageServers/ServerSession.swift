@@ -38,7 +38,7 @@ package final class ServerSession: Sendable {
         _ project: ServerProject,
         documents: [String]
     ) async throws -> ServerSession {
-        let files = try await onBlockingThread { ProjectFiles.scan(project) }
+        let files = try await onTreeThread { ProjectFiles.scan(project) }
         try await dialect.initialize(project, files: files)
         let session = ServerSession(dialect, name, project, files)
         for path in documents {
@@ -63,7 +63,8 @@ package final class ServerSession: Sendable {
                 try dialect.close(path)
                 state.documents.remove(at: index)
             } else if state.documents.count >= LanguageServerLimit.openDocuments {
-                try dialect.close(state.documents.removeFirst().path)
+                try dialect.close(state.documents[0].path)
+                state.documents.removeFirst()
             }
             try dialect.open(document)
             state.documents.append(OpenDocument(path: path, stamp: seen))
@@ -74,7 +75,9 @@ package final class ServerSession: Sendable {
     package func close(_ candidates: [String]) throws {
         try state.withLock { state in
             guard let index = state.documents.firstIndex(where: { candidates.contains($0.path) }) else { return }
-            try dialect.close(state.documents.remove(at: index).path)
+            // Told first: if the server takes nothing now, it still has the document, and so do we.
+            try dialect.close(state.documents[index].path)
+            state.documents.remove(at: index)
         }
     }
 
@@ -96,7 +99,7 @@ package final class ServerSession: Sendable {
 
     /// Lets the server know which files came, changed or went.
     private func noteChanges() async throws {
-        let files = try await onBlockingThread { [project] in ProjectFiles.scan(project) }
+        let files = try await onTreeThread { [project] in ProjectFiles.scan(project) }
         try state.withLock { state in
             let changes = ProjectChanges(from: state.files, to: files)
             guard !changes.isEmpty else { return }

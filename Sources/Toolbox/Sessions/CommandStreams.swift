@@ -44,6 +44,8 @@ final class CommandStreams: Sendable {
         var source: OpenFile?
     }
 
+    /// Fulfilled when nobody can write to the outputs any more.
+    var gone: EventLoopFuture<Void> { output.closed.and(errors.closed).map { _ in } }
     /// Where the command's input is written to.
     let input: (any Channel)?
     private let output: PipeReader

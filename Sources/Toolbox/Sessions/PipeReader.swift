@@ -17,6 +17,8 @@ final class PipeReader: ChannelInboundHandler, Sendable {
         var isHeld = false
     }
 
+    /// Fulfilled at the end of file, or when it was given up.
+    var closed: EventLoopFuture<Void> { channel.closeFuture }
     private let channel: any Channel
     private let descriptor: CInt
     private let sink: Sink

@@ -17,7 +17,7 @@ package enum SessionLimit {
     /// Bytes of a command's text.
     static let textBytes = 8 << 20
     /// Bytes of a command's text that are shown after it was started.
-    static let keptTextBytes = 16 << 10
+    static let keptTextBytes = 4 << 10
     /// Input that a command has not read yet, in bytes.
     static let unreadInputBytes = 1 << 20
     /// Output of all its commands that a session keeps in files.

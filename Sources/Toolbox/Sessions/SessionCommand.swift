@@ -107,6 +107,10 @@ final class SessionCommand: Sendable {
         streams?.end()
         log.finish()
         promise.succeed(code)
+        // What it left running may write on; after that, the streams are only memory.
+        streams?.gone.whenComplete { [weak self] _ in
+            self?.state.withLock { $0.phase = .finished(code: code, nil) }
+        }
     }
 
     /// Gives the command's standard input a line.

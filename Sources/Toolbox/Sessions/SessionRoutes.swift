@@ -68,11 +68,20 @@ struct SessionRoutes: Sendable {
         )
         let command = try session.enqueue(request, as: UUID().uuidString.lowercased())
         guard !command.isAsync else { return try jsonResponse(["cmdId": command.id], status: .accepted) }
-        let exitCode = try await command.outcome.get()
+        let exitCode = try await outcome(of: command, for: call)
         guard !session.isDeleted else {
             throw ToolboxError(.gone, "SESSION_ENDED", "session '\(session.id)' was deleted while the command ran")
         }
         return await LogText(command.log, fields: "\"cmdId\":\"\(command.id)\",\"exitCode\":\(exitCode)").response()
+    }
+
+    /// A client that goes away gets its connection back at once; the command goes on.
+    private func outcome(of command: SessionCommand, for call: ToolboxCall) async throws -> Int {
+        let answer = call.channel.eventLoop.makePromise(of: Int.self)
+        command.outcome.cascade(to: answer)
+        return try await call.whileConnected(onDisconnect: { answer.fail(CancellationError()) }) {
+            try await answer.futureResult.get()
+        }
     }
 
     func command(_ call: ToolboxCall) async throws -> Response {

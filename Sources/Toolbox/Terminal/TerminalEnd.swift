@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import WebSockets
 
 /// How a terminal ended.
 package enum TerminalEnd: Sendable, Equatable {
@@ -41,6 +42,8 @@ struct TerminalControl: Encodable {
     init(closing end: TerminalEnd) {
         self.init(end)
         type = nil
+        // Cut as text, since the frame would cut it as bytes and leave no JSON.
+        while text.utf8.count > WebSocketClose.reasonLimitBytes, error?.isEmpty == false { error?.removeLast() }
     }
 
     private init(status: String) {

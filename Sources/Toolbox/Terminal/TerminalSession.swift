@@ -284,16 +284,18 @@ package final class TerminalSession: Sendable {
     }
 
     private func waitForProgress(adding count: Int, atMost limit: Duration) async {
-        let alarm = loop.scheduleTask(in: TimeAmount(limit)) { [self] in wakeProducer() }
+        var alarm: Scheduled<Void>?
         await withCheckedContinuation { continuation in
             let isNeeded = state.withLock { state in
                 guard !state.slowReaders(adding: count).slow.isEmpty else { return false }
                 state.producer = continuation
                 return true
             }
-            if !isNeeded { continuation.resume() }
+            guard isNeeded else { return continuation.resume() }
+            // Only now: an alarm that went off before would find nobody to wake.
+            alarm = loop.scheduleTask(in: TimeAmount(limit)) { [self] in wakeProducer() }
         }
-        alarm.cancel()
+        alarm?.cancel()
     }
 
     func wakeProducer() {

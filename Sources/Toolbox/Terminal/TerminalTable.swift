@@ -119,7 +119,10 @@ package final class TerminalTable: Sendable {
             state.sessions[session.id] = session
             state.ended.removeAll { $0 == session.id }
         }
-        session.ended.whenComplete { [weak self] _ in self?.remove(session) }
+        // Weakly, or a session that never starts would keep itself. While it counts, the table holds it.
+        session.ended.whenComplete { [weak self, weak session] _ in
+            if let session { self?.remove(session) }
+        }
     }
 
     private static func checkID(_ id: String) throws {

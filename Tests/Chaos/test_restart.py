@@ -85,7 +85,7 @@ def test_docker(
 
 @pytest.mark.deadline(90)
 def test_what_is_done_behind_our_back_is_put_right(
-    stack: Stack, engine: Engine, sandboxes: Sandboxes, busybox: str, host, order: Order, api
+    stack: Stack, engine: Engine, sandboxes: Sandboxes, busybox: str, host, order: Order, api, database: Database
 ) -> None:
     """Somebody stops, removes and adds containers and flushes rules by hand: the rows are what counts."""
     stopped, removed = sandboxes.create_many(2, snapshot=busybox, auto_stop_interval=0)
@@ -93,7 +93,8 @@ def test_what_is_done_behind_our_back_is_put_right(
     engine.request("DELETE", f"/containers/{engine.container(removed.id)['Id']}", force="true")
     image = engine.container(stopped.id)["Image"]
     stray = {"Image": image, "Cmd": ["sleep", "999"], "HostConfig": {"NetworkMode": "none"},
-             "Labels": {"martlet.sandbox": "99999999-9999-4999-8999-999999999999", "martlet.epoch": "1"}}  # fmt: skip
+             "Labels": {"martlet.sandbox": "99999999-9999-4999-8999-999999999999", "martlet.epoch": "1", "martlet.slot": "900",
+                        "martlet.runner": database.value("SELECT id::text AS id FROM runner LIMIT 1")}}  # fmt: skip
     made = engine.request("POST", "/containers/create", stray, name=f"martlet-test-stray-{sandboxes.run}")
     assert made.status_code == 201, made.text
     bystander = engine.request("POST", "/containers/create", {"Image": image, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}})

@@ -56,7 +56,11 @@ def test_files_and_forwarding(client: Client, box: Any, key: str, toolbox: httpx
         f" && scp {OPTIONS} -P {port} me@127.0.0.1:/tmp/big2 big3 && cmp big big3"
     )
     assert client.wait(box.process.exec(copy, timeout=120)).exit_code == 0
-    forward = f"python3 -m http.server 8765 --bind 127.0.0.1 & ssh {OPTIONS} -p {port} -f -L 8766:localhost:8765 me@127.0.0.1 sleep 30; "
+    # -4: a sandbox has no IPv6, and the client would say so.
+    forward = (
+        "python3 -m http.server 8765 --bind 127.0.0.1 >/dev/null 2>&1 &"
+        f" ssh -4 {OPTIONS} -p {port} -f -L 8766:localhost:8765 me@127.0.0.1 sleep 30 >/dev/null 2>&1; "
+    )
     fetched = client.wait(box.process.exec(forward + "curl -s --retry 9 --retry-all-errors http://127.0.0.1:8766/ | head -c 15; kill %1"))
     assert fetched.result.startswith("<!DOCTYPE HTML>"), fetched.result
 

@@ -28,11 +28,12 @@ package struct DiskQuota: Sendable, Hashable {
 package struct DiskQuotas: Sendable, Hashable {
     private let root: String
 
-    /// Nil where the driver is another, or does not keep house so.
+    /// Nil where the driver is another, or does not keep house so. (The folders further down come with the first container,
+    /// which may be later than this look.)
     package init?(driver: String, dataRoot: String) {
         guard driver == "btrfs" else { return nil }
         root = dataRoot
-        for folder in ["image/btrfs/layerdb/mounts", "btrfs/subvolumes"] {
+        for folder in ["image/btrfs", "btrfs"] {
             guard FileManager.default.fileExists(atPath: "\(root)/\(folder)") else { return nil }
         }
     }

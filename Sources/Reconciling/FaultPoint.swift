@@ -107,6 +107,7 @@ package enum FaultPoint {
                 return Plan([])
             }
             guard let faults = parse(text) else {
+                // Debug builds only, and by whoever runs a test: one whose faults are misspelt would pass for nothing.
                 fatalError("MARTLET_FAULT='\(text)' is not understood; write name:crash|throw|delay:<ms>[@passage],…")
             }
             return Plan(faults)

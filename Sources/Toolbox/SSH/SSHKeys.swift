@@ -3,8 +3,10 @@ import Glibc
 
 /// The key by which a sandbox's SSH server is known. It is derived from the sandbox's token, so it is the same after every
 /// restart, differs between sandboxes made of one snapshot, and lies in no file.
+///
+/// `@unchecked Sendable`: the key is never written after `init`; all that threads do with it is `ssh_key_dup` (in
+/// `martlet_ssh_accept`), which reads; the only other write is `ssh_key_free`, when no reference is left.
 final class HostKey: @unchecked Sendable {
-    // Sendable: never changed after init, and libssh only reads keys that it copies.
     let raw: ssh_key
     let line: String
 

@@ -882,7 +882,7 @@ extension DaemonSuites {
             )
             program.streams = .apart
             let tree = try await table.launch(program, on: MultiThreadedEventLoopGroup.singleton.next())
-            await #expect(throws: ToolboxError.self) { try await RunningGit(tree).collect(ByteBuffer()) }
+            await #expect(throws: LaunchFailure.self) { try await RunningGit(tree).collect(ByteBuffer()) }
             #expect(try await eventually { table.count == 0 })
         }
     }

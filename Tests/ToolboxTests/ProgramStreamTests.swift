@@ -20,13 +20,20 @@ import Testing
         return try await processes.launch(program, on: MultiThreadedEventLoopGroup.singleton.next())
     }
 
-    /// A terminal ends with EIO once nobody has it open; that is its end of file.
     private func read(_ stream: NIOAsyncChannel<ByteBuffer, Never>) async -> String {
         var all = ByteBuffer()
-        try? await stream.executeThenClose { inbound in
-            for try await piece in inbound { all.writeImmutableBuffer(piece) }
-        }
+        await stream.readToEnd { all.writeImmutableBuffer($0) }
         return String(buffer: all)
+    }
+
+    @Test("What cannot be started says so with its path, and leaves nothing")
+    func failedStart() async throws {
+        let program = ProgramSpecification(executable: "/no/such", arguments: ["x"], environment: [:], directory: "/")
+        let tree = try await processes.launch(program, on: MultiThreadedEventLoopGroup.singleton.next())
+        #expect(await read(tree.output) == "")
+        #expect(await tree.startFailure?.reason == "cannot start /no/such: No such file or directory")
+        try await tree.gone.get()
+        #expect(processes.count == 0)
     }
 
     @Test("Apart: input is written and ended, output and errors are told apart")

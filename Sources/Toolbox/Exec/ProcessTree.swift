@@ -43,7 +43,7 @@ package final class ProcessTree: Sendable {
     package var input: ProgramInput? { streams.input }
     /// Whether its streams are a terminal.
     package var hasTerminal: Bool { streams.input?.isTerminal ?? false }
-    /// Fulfilled with the leader's process id, or with the errno that kept it from starting.
+    /// Fulfilled with the leader's process id. Fails with a `LaunchFailure` if it could not be started.
     package let started: EventLoopFuture<Int32>
     /// Fulfilled when the leader ended. Never fails.
     package let exit: EventLoopFuture<ProgramExit>
@@ -57,6 +57,18 @@ package final class ProcessTree: Sendable {
         started = reports.started.futureResult
         exit = reports.exit.futureResult
         gone = reports.gone.futureResult
+    }
+
+    /// Why it could not be started; nil if it was. Waits until that is known.
+    package var startFailure: LaunchFailure? {
+        get async {
+            do {
+                _ = try await started.get()
+                return nil
+            } catch {
+                return error as? LaunchFailure ?? LaunchFailure(reason: "\(error)")
+            }
+        }
     }
 
     /// Sends a signal to the leader's process group, or to what is left of the tree when the leader ended.
@@ -98,12 +110,15 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
     let exit: EventLoopPromise<ProgramExit>
     let gone: EventLoopPromise<Void>
     private let keeper: Int32
+    /// For words about a failure.
+    private let executable: String
     private let buffered: NIOLoopBoundBox<ByteBuffer>
     /// Signals that the keeper was asked to send, oldest first; nil when it is gone.
     private let deliveries: NIOLoopBoundBox<[EventLoopPromise<Void>]?>
 
-    init(keeper: Int32, on eventLoop: any EventLoop) {
+    init(keeper: Int32, of executable: String, on eventLoop: any EventLoop) {
         self.keeper = keeper
+        self.executable = executable
         started = eventLoop.makePromise()
         exit = eventLoop.makePromise()
         gone = eventLoop.makePromise()
@@ -127,8 +142,7 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        let lost = IOError(errnoCode: ESRCH, reason: "the keeper was killed")
-        started.fail(lost)
+        started.fail(LaunchFailure(reason: "cannot start \(executable): its keeper was killed"))
         exit.succeed(.unknown)
         for promise in deliveries.value ?? [] { promise.succeed() }
         deliveries.value = nil
@@ -143,13 +157,21 @@ final class KeeperReports: ChannelInboundHandler, Sendable {
     private func accept(_ kind: Int32, _ value: Int32) {
         switch kind {
         case Int32(MARTLET_REPORT_STARTED): started.succeed(value)
-        case Int32(MARTLET_REPORT_FAILED): started.fail(IOError(errnoCode: value, reason: "start"))
+        case Int32(MARTLET_REPORT_FAILED):
+            started.fail(LaunchFailure(reason: "cannot start \(executable): \(describeErrno(value))"))
         case Int32(MARTLET_REPORT_EXITED): exit.succeed(ProgramExit(waitStatus: value))
         case Int32(MARTLET_REPORT_SIGNALLED):
             guard deliveries.value?.isEmpty == false else { break }
             deliveries.value?.removeFirst().succeed()
         default: break
         }
+    }
+
+    /// Nothing will be read of a keeper whose pipes are closed: it kills its tree, and is reaped.
+    func abandon(_ failure: LaunchFailure, on eventLoop: any EventLoop) {
+        started.fail(failure)
+        exit.succeed(.unknown)
+        eventLoop.execute { self.reap(eventLoop) }
     }
 
     /// The keeper closes its descriptors a moment before it can be reaped. One that was given up, because it serves a

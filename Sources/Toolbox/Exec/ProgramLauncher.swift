@@ -54,8 +54,9 @@ package struct ProgramSpecification: Sendable {
     }
 }
 
-/// Why a program could not be started at all.
+/// Why a program could not be started: when it was launched, or when its keeper tried (``ProcessTree/started``).
 package struct LaunchFailure: Error, Sendable {
+    /// A sentence's beginning: what could not be done, with which file, and why.
     package var reason: String
 }
 
@@ -68,7 +69,7 @@ package struct ProgramLauncher: Sendable {
     /// - Throws: `LaunchFailure` if the directory cannot be entered or the kernel refuses another process.
     package func launch(_ program: ProgramSpecification, on loop: any EventLoop) async throws -> ProcessTree {
         let ends = try await onBlockingThread { try spawn(program) }
-        let reports = KeeperReports(keeper: ends.keeper, on: loop)
+        let reports = KeeperReports(keeper: ends.keeper, of: program.executable, on: loop)
         do {
             let streams = try await connect(ends, on: loop)
             let channel = try await NIOPipeBootstrap(group: loop)
@@ -76,11 +77,10 @@ package struct ProgramLauncher: Sendable {
                 .takingOwnershipOfDescriptors(input: ends.report.take(), output: ends.control.take()).get()
             return ProcessTree(channel: channel, streams: streams, reports: reports)
         } catch {
-            // The control pipe closes with `ends`, so the keeper kills the tree; it becomes a zombie until the daemon ends.
-            reports.started.fail(error)
-            reports.exit.fail(error)
-            reports.gone.fail(error)
-            throw LaunchFailure(reason: "cannot watch the program: \(error)")
+            // The control pipe closes with `ends`, so the keeper kills the tree.
+            let failure = LaunchFailure(reason: "cannot watch \(program.executable): \(error)")
+            reports.abandon(failure, on: loop)
+            throw failure
         }
     }
 }

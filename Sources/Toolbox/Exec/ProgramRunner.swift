@@ -33,14 +33,22 @@ package struct ProgramRunner: Sendable {
         -> ProgramResult
     {
         let before = controlGroup.limitsReached()
-        let tree: ProcessTree
+        var result: ProgramResult
         do {
-            tree = try await processes.launch(program, on: call.channel.eventLoop)
+            result = try await runToEnd(program, deadline: deadline, for: call)
         } catch let failure as LaunchFailure {
-            var result = Self.failure(failure.reason)
-            result.reasons = controlGroup.reasons(since: before)
-            return result
+            result = ProgramResult(exitCode: -1, output: SpooledOutput())
+            result.output.memory.writeString(failure.reason)
         }
+        // Output of what succeeded is left alone: a neighbour's trouble must not change what a program says.
+        if result.exitCode != 0 || result.timedOut { result.reasons = controlGroup.reasons(since: before) }
+        return result
+    }
+
+    private func runToEnd(_ program: ProgramSpecification, deadline: Duration?, for call: ToolboxCall) async throws
+        -> ProgramResult
+    {
+        let tree = try await processes.launch(program, on: call.channel.eventLoop)
         let expired = Mutex(false)
         let alarm = deadline.map { limit in
             tree.output.channel.eventLoop.scheduleTask(in: TimeAmount(limit)) {
@@ -49,46 +57,22 @@ package struct ProgramRunner: Sendable {
             }
         }
         defer { alarm?.cancel() }
-        let result = try await call.whileConnected(onDisconnect: { tree.kill() }) {
+        var result = try await call.whileConnected(onDisconnect: { tree.kill() }) {
             try await withTaskCancellationHandler {
                 try await collect(tree)
             } onCancel: {
                 tree.kill()
             }
         }
-        var final = result
-        final.timedOut = expired.withLock { $0 }
-        // Output of what succeeded is left alone: a neighbour's trouble must not change what a program says.
-        if final.exitCode != 0 || final.timedOut { final.reasons = controlGroup.reasons(since: before) }
-        return final
+        result.timedOut = expired.withLock { $0 }
+        return result
     }
 
     private func collect(_ tree: ProcessTree) async throws -> ProgramResult {
-        let spool = await drainOutput(of: tree)
-        let exit = try await tree.exit.get()
-        do {
-            _ = try await tree.started.get()
-        } catch let error as IOError {
-            return Self.failure("cannot start the program: \(describeErrno(error.errnoCode))")
-        }
-        return ProgramResult(exitCode: exit.code, output: spool.output)
-    }
-
-    private func drainOutput(of tree: ProcessTree) async -> OutputSpool {
         var spool = OutputSpool(directory: spoolDirectory)
-        do {
-            try await tree.output.executeThenClose { inbound in
-                for try await piece in inbound { await spool.append(piece) }
-            }
-        } catch {
-            // The pipe was closed under us after a kill: what was read so far is the output.
-        }
-        return spool
-    }
-
-    private static func failure(_ reason: String) -> ProgramResult {
-        var output = SpooledOutput()
-        output.memory.writeString(reason)
-        return ProgramResult(exitCode: -1, output: output)
+        await tree.output.readToEnd { await spool.append($0) }
+        let exit = try await tree.exit.get()
+        _ = try await tree.started.get()
+        return ProgramResult(exitCode: exit.code, output: spool.output)
     }
 }

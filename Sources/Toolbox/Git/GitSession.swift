@@ -35,6 +35,14 @@ package struct GitSession: Sendable {
     /// - Throws: 408 when the deadline passed, 422 for too much output unless that is `cut`, `CancellationError` when the client
     ///   went away. Then all that git started has been ended.
     package func run(_ command: GitCommand, cut: Bool = false) async throws -> GitResult {
+        do {
+            return try await runToEnd(command, cut: cut)
+        } catch let failure as LaunchFailure {
+            throw ToolboxError(.internalServerError, "INTERNAL_SERVER_ERROR", failure.reason)
+        }
+    }
+
+    private func runToEnd(_ command: GitCommand, cut: Bool) async throws -> GitResult {
         let running = RunningGit(try await launch(command))
         let alarm = running.loop.scheduleTask(in: TimeAmount(max(.zero, expiry - .now))) { running.end(.expired) }
         defer { alarm.cancel() }
@@ -72,11 +80,7 @@ package struct GitSession: Sendable {
             directory: directory
         )
         program.streams = .apart
-        do {
-            return try await processes.launch(program, on: call.channel.eventLoop)
-        } catch let failure as LaunchFailure {
-            throw ToolboxError(.internalServerError, "INTERNAL_SERVER_ERROR", "cannot start git: \(failure.reason)")
-        }
+        return try await processes.launch(program, on: call.channel.eventLoop)
     }
 }
 

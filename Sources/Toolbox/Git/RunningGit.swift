@@ -32,7 +32,7 @@ final class RunningGit: Sendable {
     }
 
     /// Gives it its input and takes what it writes, until it ended and nobody has its pipes any more.
-    /// - Throws: the reason why it could not be started.
+    /// - Throws: `LaunchFailure` if it could not be started.
     func collect(_ input: ByteBuffer) async throws -> GitResult {
         async let output = readOutput()
         async let errors = readErrors()
@@ -46,11 +46,7 @@ final class RunningGit: Sendable {
         let result = GitResult(exitCode: exit.code, output: await output, errors: await errors.text)
         await fed
         closing.cancel()
-        do {
-            _ = try await tree.started.get()
-        } catch let error as IOError {
-            throw ToolboxError.file(error.errnoCode, "start", "git")
-        }
+        _ = try await tree.started.get()
         return result
     }
 
@@ -63,7 +59,7 @@ final class RunningGit: Sendable {
 
     private func readOutput() async -> ByteBuffer {
         var all = ByteBuffer()
-        await read(tree.output) { piece in
+        await tree.output.readToEnd { piece in
             let room = GitLimit.outputBytes - all.readableBytes
             if piece.readableBytes > room { self.end(.overflowed) }
             if let part = piece.getSlice(at: piece.readerIndex, length: min(room, piece.readableBytes)) {
@@ -75,18 +71,8 @@ final class RunningGit: Sendable {
 
     private func readErrors() async -> OutputEnds {
         var ends = OutputEnds(limit: GitLimit.errorBytes)
-        if let errors = tree.errors { await read(errors) { ends.append($0) } }
+        await tree.errors?.readToEnd { ends.append($0) }
         return ends
-    }
-
-    private func read(_ stream: NIOAsyncChannel<ByteBuffer, Never>, _ take: (ByteBuffer) -> Void) async {
-        do {
-            try await stream.executeThenClose { inbound in
-                for try await piece in inbound { take(piece) }
-            }
-        } catch {
-            // Closed under us, after the grace: what came so far is what there is.
-        }
     }
 }
 

@@ -118,8 +118,8 @@ final class InterpreterWorker: Sendable {
         }
         do {
             _ = try await tree.started.get()
-        } catch let error as IOError {
-            throw InterpreterFailure(message: "Python cannot be started: \(describeErrno(error.errnoCode))")
+        } catch let failure as LaunchFailure {
+            throw InterpreterFailure(message: failure.reason)
         }
         let complaint = feed.takeLeftovers()[.stderr].map { String(buffer: $0.bytes) } ?? ""
         throw InterpreterFailure(
@@ -145,19 +145,14 @@ final class InterpreterWorker: Sendable {
     }
 
     private func pump(_ channel: NIOAsyncChannel<ByteBuffer, Never>, _ stream: OutputStream) async {
-        // An error means that the pipe was closed under us after a kill: nothing more comes.
-        try? await channel.executeThenClose { inbound in
-            for try await piece in inbound { await feed.accept(piece, of: stream) }
-        }
+        await channel.readToEnd { await feed.accept($0, of: stream) }
         await feed.close(stream)
     }
 
     private func pumpReports() async {
         var reader = ReportReader()
-        try? await reports.executeThenClose { inbound in
-            for try await piece in inbound {
-                for report in reader.read(piece) where await !feed.accept(report) { breakOff() }
-            }
+        await reports.readToEnd { piece in
+            for report in reader.read(piece) where await !feed.accept(report) { breakOff() }
         }
     }
 }

@@ -211,9 +211,9 @@ package final class ServerConnection: Sendable {
         let fault = await readMessages()
         tree.kill()
         let exit = (try? await tree.exit.get()) ?? .unknown
-        let failure = await startFailure()
+        let failure = await tree.startFailure
         await allComplaints
-        finish(failure ?? fault ?? describe(exit))
+        finish(failure?.reason ?? fault ?? describe(exit))
         input.close()
         endPromise.succeed()
     }
@@ -248,20 +248,7 @@ package final class ServerConnection: Sendable {
     }
 
     private func collectComplaints() async {
-        try? await tree.errors?.executeThenClose { inbound in
-            for try await piece in inbound { complaints.withLock { $0.append(piece) } }
-        }
-    }
-
-    private func startFailure() async -> String? {
-        do {
-            _ = try await tree.started.get()
-            return nil
-        } catch let error as IOError {
-            return "it cannot be started: \(describeErrno(error.errnoCode))"
-        } catch {
-            return "it cannot be started: \(error)"
-        }
+        await tree.errors?.readToEnd { piece in complaints.withLock { $0.append(piece) } }
     }
 
     private func describe(_ exit: ProgramExit) -> String {

@@ -33,7 +33,7 @@ extension SessionContext {
                 if !mailbox.post(.launched(number, tree)) { tree.kill() }
                 // The program writes to descriptors of ours, so nothing comes here.
                 try? await tree.output.executeThenClose { _ in }
-                if let reason = await failure(of: tree) { mailbox.post(.notLaunched(number, reason)) }
+                if let failure = await tree.startFailure { mailbox.post(.notLaunched(number, failure.reason)) }
                 mailbox.post(.exited(number, try await tree.exit.get()))
             } catch let failure as LaunchFailure {
                 mailbox.post(.notLaunched(number, failure.reason))
@@ -74,16 +74,5 @@ extension SessionContext {
         specification.standardError = program.errors
         specification.controlsInput = program.hasTerminal
         return specification
-    }
-
-    private func failure(of tree: ProcessTree) async -> String? {
-        do {
-            _ = try await tree.started.get()
-            return nil
-        } catch let error as IOError {
-            return "cannot start the shell: \(describeErrno(error.errnoCode))"
-        } catch {
-            return "cannot start the shell: \(error)"
-        }
     }
 }

@@ -52,8 +52,8 @@ package final class Entrypoint: Sendable {
             tree.input?.close()
             await follow(tree, logger)
             _ = try await tree.started.get()
-        } catch let error as IOError {
-            fail("\(name): \(describeErrno(error.errnoCode))", logger)
+        } catch let failure as LaunchFailure {
+            fail(failure.reason, logger)
         } catch {
             fail("\(name): \(error)", logger)
         }
@@ -109,13 +109,7 @@ package final class Entrypoint: Sendable {
     }
 
     private func record(_ output: NIOAsyncChannel<ByteBuffer, Never>?, as stream: LogStream) async {
-        do {
-            try await output?.executeThenClose { inbound in
-                for try await piece in inbound { await log.store(piece, of: stream) }
-            }
-        } catch {
-            // Closed under us after a kill: the log keeps what was read.
-        }
+        await output?.readToEnd { await log.store($0, of: stream) }
     }
 
     private func end(_ code: Int) {

@@ -53,7 +53,7 @@ final class SessionShell: Sendable {
             return started
         } catch {
             tree.kill()
-            throw LaunchFailure(reason: (error as? IOError).map { describeErrno($0.errnoCode) } ?? "\(error)")
+            throw error as? LaunchFailure ?? LaunchFailure(reason: "cannot talk with \(shell.path): \(error)")
         }
     }
 
@@ -114,10 +114,6 @@ final class SessionShell: Sendable {
     /// The tree's own output is the shell's standard error until it has read its first line.
     private static func dropStartupErrors(of tree: ProcessTree) {
         // Unstructured: it lasts as long as the pipe, which `kill` closes at the latest.
-        Task {
-            try? await tree.output.executeThenClose { inbound in
-                for try await _ in inbound {}
-            }
-        }
+        Task { await tree.output.readToEnd { _ in } }
     }
 }

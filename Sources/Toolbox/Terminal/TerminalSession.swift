@@ -201,8 +201,6 @@ package final class TerminalSession: Sendable {
             let exit = try await tree.exit.get()
             _ = try await tree.started.get()
             finish(exit == .unknown ? .failed("the keeper of the terminal's processes was killed") : .exited(exit.code))
-        } catch let error as IOError {
-            finish(.failed("cannot start \(program.executable): \(describeErrno(error.errnoCode))"))
         } catch let failure as LaunchFailure {
             finish(.failed(failure.reason))
         } catch let error as ToolboxError {
@@ -222,15 +220,9 @@ package final class TerminalSession: Sendable {
     }
 
     private func takeOutput(of tree: ProcessTree) async {
-        do {
-            try await tree.output.executeThenClose { inbound in
-                for try await piece in inbound {
-                    await waitForReaders(adding: piece.readableBytes)
-                    append(piece)
-                }
-            }
-        } catch {
-            // EIO: nobody has the terminal open any more. Or it was closed under us, after a kill or when it was quiet.
+        await tree.output.readToEnd { piece in
+            await waitForReaders(adding: piece.readableBytes)
+            append(piece)
         }
     }
 

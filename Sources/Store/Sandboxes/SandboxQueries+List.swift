@@ -10,7 +10,9 @@ extension SandboxQueries {
     ///
     /// - Throws: `PostgresError` of class 22 if the cursor's key is none.
     package func list(_ filter: SandboxFilter, after cursor: SandboxCursor?, limit: Int) async throws -> SandboxPage {
-        let rows = try await client.query(Self.listing(filter, after: cursor, limit: limit + 1))
+        let rows = try await client.query(
+            Self.listing(filter, among: try await labelled(filter), after: cursor, limit: limit + 1)
+        )
         let items = try rows.prefix(limit).map(SandboxRecord.init)
         guard rows.count > limit, let last = items.last else { return SandboxPage(items: items) }
         let key: String = try rows[limit - 1]["sort_key"]
@@ -20,12 +22,41 @@ extension SandboxQueries {
         )
     }
 
+    /// Up to so many sandboxes with the labels asked for are looked up by them; where there are more, a page in any order is
+    /// full after a hundred times its length.
+    private static let fewLimit = 1000
+
+    /// The sandboxes with the labels asked for, if they are few. Postgres takes any label for one that a hundredth of all rows
+    /// have, and would go through all of an organization's sandboxes in the page's order to find the five that there are.
+    private func labelled(_ filter: SandboxFilter) async throws -> [SandboxID]? {
+        guard !filter.labels.isEmpty else { return nil }
+        let ids = try await client.query(Self.labelling(filter, limit: Self.fewLimit + 1)).map { row in
+            try row["id"] as SandboxID
+        }
+        return ids.count > Self.fewLimit ? nil : ids
+    }
+
+    static func labelling(_ filter: SandboxFilter, limit: Int) -> SQL {
+        """
+        SELECT v.id FROM sandbox v
+        WHERE v.organization_id = \(filter.organizationID) AND v.destroyed_at IS NULL AND \(filter.hasLabels) LIMIT \(limit)
+        """
+    }
+
     /// The page's ids are chosen first, from the tables whose indexes keep the order, and only those rows are joined to
     /// everything else. Where a computed column is asked for, the choice has to be made on the view.
-    static func listing(_ filter: SandboxFilter, after cursor: SandboxCursor?, limit: Int) -> SQL {
+    ///
+    /// - Parameter ids: only these, if they are known.
+    static func listing(
+        _ filter: SandboxFilter,
+        among ids: [SandboxID]? = nil,
+        after cursor: SandboxCursor?,
+        limit: Int
+    ) -> SQL {
         let (sort, isDescending) = (filter.sort, filter.order == .desc)
         let direction: SQL = isDescending ? "DESC" : "ASC"
         var conditions = filter.conditions
+        if let ids { conditions.append("v.id = ANY (\(ids))") }
         if let cursor {
             let comparison: SQL = isDescending ? "<" : ">"
             conditions.append(
@@ -53,6 +84,8 @@ extension SandboxFilter {
         return asksForActivity ? "sandbox_activity a JOIN \(sandboxes) ON v.id = a.sandbox_id" : sandboxes
     }
 
+    fileprivate var hasLabels: SQL { "v.labels @> \(json: labels)" }
+
     private var asksForActivity: Bool {
         sort == .lastActivityAt || lastActivityAt.lowest != nil || lastActivityAt.highest != nil
     }
@@ -62,7 +95,7 @@ extension SandboxFilter {
         if asksForActivity { all.append("a.organization_id = \(organizationID)") }
         if let idPrefix { all.append("starts_with(v.id::text, lower(\(idPrefix)::text))") }
         if let namePrefix { all.append(Self.beginsWith(namePrefix)) }
-        if !labels.isEmpty { all.append("v.labels @> \(json: labels)") }
+        if !labels.isEmpty { all.append(hasLabels) }
         if let states { all.append("v.state = ANY (\(states))") }
         if let snapshots { all.append("v.snapshot_name = ANY (\(snapshots))") }
         if let regionIDs { all.append("v.region_id = ANY (\(regionIDs))") }

@@ -15,7 +15,7 @@ package enum TerminalLimit {
     /// Input that a program has not read yet, in bytes; what comes beyond is dropped, as a terminal does.
     package static let inputBytes = 1 << 20
     /// Longest message that a client may send.
-    package static let messageBytes = 1 << 20
+    package static let messageBytes = 4 << 20
     /// How long a program waits for a client that does not take its output, each time; then the client misses some.
     package static let patience = Duration.seconds(30)
     /// The same while others of the terminal's clients keep up.

@@ -19,7 +19,18 @@ extension DaemonSuites {
         private final class Follower: Sendable {
             private let text = Mutex("")
 
-            func take(_ piece: ByteBuffer) { text.withLock { $0 += String(buffer: piece) } }
+            /// Follows until cancelled, or the daemon ends it.
+            func follow(_ daemon: TestDaemon) -> Task<TestClient.Answer, any Error> {
+                Task {
+                    try await daemon.client.call(
+                        .GET,
+                        "/port?follow=true",
+                        bodyLength: 0,
+                        pieces: [],
+                        onPiece: { [self] piece in text.withLock { $0 += String(buffer: piece) } }
+                    )
+                }
+            }
 
             var lines: [Line] {
                 text.withLock { $0 }.split(separator: "\n").compactMap {
@@ -39,15 +50,7 @@ extension DaemonSuites {
             try await TestDaemon.run { daemon async throws in
                 let (first, firstPort) = try await listen()
                 let follower = Follower()
-                let call = Task {
-                    try await daemon.client.call(
-                        .GET,
-                        "/port?follow=true",
-                        bodyLength: 0,
-                        pieces: [],
-                        onPiece: { follower.take($0) }
-                    )
-                }
+                let call = follower.follow(daemon)
                 #expect(try await eventually { follower.lines.first?.opened.contains(firstPort) == true })
                 let (second, secondPort) = try await listen("0.0.0.0")
                 #expect(
@@ -72,15 +75,7 @@ extension DaemonSuites {
             let call = Mutex<Task<TestClient.Answer, any Error>?>(nil)
             let began = ContinuousClock.now
             try await TestDaemon.run { daemon async throws in
-                let task = Task {
-                    try await daemon.client.call(
-                        .GET,
-                        "/port?follow=true",
-                        bodyLength: 0,
-                        pieces: [],
-                        onPiece: { follower.take($0) }
-                    )
-                }
+                let task = follower.follow(daemon)
                 call.withLock { $0 = task }
                 #expect(try await eventually { !follower.lines.isEmpty })
             }
@@ -89,20 +84,37 @@ extension DaemonSuites {
             #expect(answer.status == 200 && answer.headers["Content-Type"] == ["application/x-ndjson"])
         }
 
+        @Test("The daemon's own ports are not the user's: its server, the web terminal, SSH")
+        func ownPorts() async throws {
+            struct Ports: Decodable { var ports: [Int] }
+            struct SSH: Decodable { var port: Int }
+            let blob: [UInt8] =
+                [0, 0, 0, 11] + Array("ssh-ed25519".utf8) + [0, 0, 0, 32] + Array(repeating: 7, count: 32)
+            let keys = "{\"keys\":[\"ssh-ed25519 \(Data(blob).base64EncodedString())\"]}"
+            try await TestDaemon.run(servesPage: true) { daemon async throws in
+                let ssh = try await daemon.client.call(.POST, "/ssh/authorized-keys", body: keys)
+                let own = [
+                    daemon.client.port, try #require(daemon.page).port,
+                    try JSONDecoder().decode(SSH.self, from: Data(ssh.text.utf8)).port,
+                ]
+                let (control, port) = try await listen()
+                let listed = try await daemon.client.call(.GET, "/port").text
+                let ports = try JSONDecoder().decode(Ports.self, from: Data(listed.utf8)).ports
+                #expect(Set(own).count == 3 && ports.contains(port))
+                #expect(own.allSatisfy { !ports.contains($0) }, "\(own) in \(ports)")
+                for port in own {
+                    #expect(try await daemon.client.call(.GET, "/port/\(port)/in-use").text == #"{"isInUse":true}"#)
+                }
+                try await control.close()
+            }
+        }
+
         @Test("There is a limit to followers; one that left makes room")
         func limit() async throws {
             try await TestDaemon.run { daemon async throws in
                 let followers = (0..<PortFollowLimit.followers).map { _ in Follower() }
                 let calls = followers.map { follower in
-                    Task {
-                        try await daemon.client.call(
-                            .GET,
-                            "/port?follow=true",
-                            bodyLength: 0,
-                            pieces: [],
-                            onPiece: { follower.take($0) }
-                        )
-                    }
+                    follower.follow(daemon)
                 }
                 #expect(try await eventually(.seconds(20)) { followers.allSatisfy { !$0.lines.isEmpty } })
                 #expect(try await daemon.client.call(.GET, "/port?follow=true").status == 429)
@@ -115,15 +127,7 @@ extension DaemonSuites {
                 #expect(
                     try await eventually(.seconds(20)) {
                         if last.lines.isEmpty {
-                            let task = Task {
-                                try await daemon.client.call(
-                                    .GET,
-                                    "/port?follow=true",
-                                    bodyLength: 0,
-                                    pieces: [],
-                                    onPiece: { last.take($0) }
-                                )
-                            }
+                            let task = last.follow(daemon)
                             call.withLock {
                                 $0?.cancel(); $0 = task
                             }

@@ -25,6 +25,7 @@ final class SSHServer: Sendable {
 
     private let token: AccessToken
     private let port: Int
+    private let ownPorts: OwnPorts
     private let context: SessionContext
     private let logger: Logger
     private let state = Mutex(State())
@@ -33,8 +34,13 @@ final class SSHServer: Sendable {
     ///   - token: the sandbox's secret, of which the host key is made when it is first needed. The routes that need it ask
     ///     for the token, so that it is known then.
     ///   - port: preferred; 0 for any.
-    init(token: AccessToken, port: Int, context: SessionContext, logger: Logger) {
-        (self.token, self.port, self.context, self.logger) = (token, port, context, logger)
+    ///   - ownPorts: gets the port that it became.
+    init(token: AccessToken, port: Int, ownPorts: OwnPorts, context: SessionContext, logger: Logger) {
+        self.token = token
+        self.port = port
+        self.ownPorts = ownPorts
+        self.context = context
+        self.logger = logger
     }
 
     // MARK: - Keys
@@ -111,7 +117,9 @@ final class SSHServer: Sendable {
         let mailbox = try ConnectionMailbox()
         try startThread("martlet-ssh") { [self] in acceptConnections(socket, until: mailbox) }
         state.hostKey = hostKey
-        state.port = PeerAddress.of(socket.descriptor).port
+        let bound = PeerAddress.of(socket.descriptor).port
+        ownPorts.insert(bound)
+        state.port = bound
         state.listener = mailbox
     }
 

@@ -113,6 +113,7 @@ package struct ToolboxDaemon: Service {
     private let logs: LogDirectory
     private let entrypoint: Entrypoint
     private let token: AccessToken
+    private let ownPorts = OwnPorts()
     private let onListening: @Sendable (Int) -> Void
     private let onTerminalListening: @Sendable (Int) -> Void
 
@@ -192,7 +193,13 @@ package struct ToolboxDaemon: Service {
             home: configuration.home,
             group: group
         )
-        return SSHServer(token: token, port: configuration.sshPort, context: context, logger: logger)
+        return SSHServer(
+            token: token,
+            port: configuration.sshPort,
+            ownPorts: ownPorts,
+            context: context,
+            logger: logger
+        )
     }
 
     /// The web terminal is no reason to fail: a program of the sandbox may have taken its port.
@@ -247,7 +254,11 @@ package struct ToolboxDaemon: Service {
                 backlog: 1024,
                 availableConnectionsDelegate: MaximumAvailableConnections(ServerLimit.connections)
             ),
-            onServerRunning: { channel in onListening(channel.localAddress?.port ?? 0) },
+            onServerRunning: { [ownPorts] channel in
+                let port = channel.localAddress?.port ?? 0
+                ownPorts.insert(port)
+                onListening(port)
+            },
             eventLoopGroupProvider: .shared(group),
             logger: logger
         )
@@ -328,7 +339,7 @@ package struct ToolboxDaemon: Service {
         routes.on(.post, "/env") { try await info.updateEnvironment($0) }
         routes.on(.post, InfoRoutes.initialization) { try await info.initialize($0) }
         routes.on(.get, "/system/metrics") { try await metrics.answer($0) }
-        let ports = PortRoutes(daemonPort: configuration.port)
+        let ports = PortRoutes(ownPorts: ownPorts)
         routes.on(.get, "/port") { try await ports.list($0) }
         routes.on(.get, "/port/{port}/in-use") { try await ports.isInUse($0) }
     }

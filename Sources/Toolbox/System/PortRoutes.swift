@@ -9,12 +9,11 @@ package struct PortRoutes: Sendable {
     /// Most of a table that is read: about 100,000 sockets.
     private static let tableLimitBytes = 16 << 20
 
-    /// Our own port, which is not the user's business.
-    let daemonPort: Int
+    let ownPorts: OwnPorts
     private let followers = FollowerCount()
 
-    init(daemonPort: Int) {
-        self.daemonPort = daemonPort
+    init(ownPorts: OwnPorts) {
+        self.ownPorts = ownPorts
     }
 
     func list(_ call: ToolboxCall) async throws -> Response {
@@ -47,7 +46,7 @@ package struct PortRoutes: Sendable {
     }
 
     private func usersPorts() async throws -> Set<Int> {
-        try await Self.listening().subtracting([daemonPort])
+        try await Self.listening().subtracting(ownPorts.all)
     }
 
     private static func listening() async throws -> Set<Int> {

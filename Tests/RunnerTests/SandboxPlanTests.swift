@@ -244,28 +244,29 @@ private func allModels() -> [Model] {
         )
     }
 
-    @Test func whatIsAsWantedIsLeftAlone() {
+    /// A sandbox whose row says so of run "r", and whose container is in this run, with its rules.
+    private func reported(_ state: ObservedState, running run: String) -> (AssignedSandbox, SandboxObserved) {
         var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
-        desired.reported.state = .started
+        desired.reported.state = state
         desired.reported.generation = 1
         desired.reported.containerID = "c"
         desired.reported.effective.run = "r"
         var observed = SandboxObserved()
-        observed.container = .running(ContainerFacts(id: "c", run: "r"))
+        observed.container = .running(ContainerFacts(id: "c", run: run))
         observed.rules = .current
+        return (desired, observed)
+    }
+
+    @Test func whatIsAsWantedIsLeftAlone() {
+        let (desired, observed) = reported(.started, running: "r")
         #expect(planSandbox(desired: desired, observed: observed).isEmpty)
     }
 
     /// The engine was away until the deadline; what it kept running is not for a deadline to kill.
     @Test func whatADeadlineFailedButStillRunsIsTakenBack() {
-        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
-        desired.reported.state = .error
-        desired.reported.generation = 1
-        desired.reported.containerID = "c"
-        desired.reported.effective.run = "r"
-        var observed = SandboxObserved()
-        observed.container = .running(ContainerFacts(id: "c", run: "r"))
-        observed.rules = .current
+        let failed = reported(.error, running: "r")
+        var desired = failed.0
+        let observed = failed.1
         #expect(planSandbox(desired: desired, observed: observed).steps == [[.stopContainer(force: true)]])
         desired.reported.hasTimedOut = true
         #expect(
@@ -276,14 +277,7 @@ private func allModels() -> [Model] {
     }
 
     @Test func aRestartBehindOurBackIsSeen() {
-        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
-        desired.reported.state = .started
-        desired.reported.generation = 1
-        desired.reported.containerID = "c"
-        desired.reported.effective.run = "r"
-        var observed = SandboxObserved()
-        observed.container = .running(ContainerFacts(id: "c", run: "other"))
-        observed.rules = .current
+        let (desired, observed) = reported(.started, running: "other")
         #expect(
             planSandbox(desired: desired, observed: observed).steps == [
                 [.report(.starting), .installRules], [.awaitDaemon], [.settle(.started)],

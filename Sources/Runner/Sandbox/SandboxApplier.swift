@@ -280,8 +280,9 @@ struct SandboxApplier: Sendable {
     private func setDiskLimit(_ id: String, _ desired: AssignedSandbox) async throws {
         guard let quotas = parts.blueprint.host.quotas else { return }
         let bytes = parts.blueprint.wantedDiskBytes(of: desired)
-        guard quotas.quota(of: id)?.limitBytes != bytes else { return }
-        try await NIOThreadPool.singleton.runIfActive { try quotas.setLimit(bytes, of: id) }
+        try await NIOThreadPool.singleton.runIfActive {
+            if quotas.quota(of: id)?.limitBytes != bytes { try quotas.setLimit(bytes, of: id) }
+        }
     }
 
     private func stopContainer(_ desired: AssignedSandbox, _ known: Findings, force: Bool) async throws {

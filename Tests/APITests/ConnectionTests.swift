@@ -62,15 +62,13 @@ import Testing
         try await TestAPI.with {
             $0.limits.connectionsPerAddressLimit = 2
         } _: { api in
-            let group = MultiThreadedEventLoopGroup.singleton
-            let port = URL(string: api.base)?.port ?? 0
-            let held = try await [
-                ClientBootstrap(group: group).connect(host: "127.0.0.1", port: port).get(),
-                ClientBootstrap(group: group).connect(host: "127.0.0.1", port: port).get(),
-            ]
             let request = "GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            #expect(try await api.exchange(request) == "")
-            for channel in held { try await channel.close() }
+            try await api.withOpenConnection {
+                try await api.withOpenConnection {
+                    let answer = try await api.exchange(request)
+                    #expect(answer == "")
+                }
+            }
             try await poll { (try? await api.exchange(request))?.hasPrefix("HTTP/1.1 200 ") == true }
         }
     }
@@ -96,17 +94,30 @@ import Testing
 }
 
 extension TestAPI {
-    /// Sends bytes, and more after a first answer and a pause; everything that comes until the API closes the connection.
-    fileprivate func exchange(_ first: String, then second: String = "", after pause: Duration = .zero) async throws
-        -> String
-    {
-        let channel = try await ClientBootstrap(group: .singletonMultiThreadedEventLoopGroup)
+    /// With a connection that is known to be one of those that are served, since it was answered on.
+    fileprivate func withOpenConnection(_ body: () async throws -> Void) async throws {
+        try await connect().executeThenClose { inbound, outbound in
+            try await outbound.write(ByteBuffer(string: "GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"))
+            var answers = inbound.makeAsyncIterator()
+            #expect(try await answers.next() != nil)
+            try await body()
+        }
+    }
+
+    private func connect() async throws -> NIOAsyncChannel<ByteBuffer, ByteBuffer> {
+        try await ClientBootstrap(group: .singletonMultiThreadedEventLoopGroup)
             .connect(host: "127.0.0.1", port: URL(string: base)?.port ?? 0) { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
                 }
             }
-        return try await channel.executeThenClose { inbound, outbound in
+    }
+
+    /// Sends bytes, and more after a first answer and a pause; everything that comes until the API closes the connection.
+    fileprivate func exchange(_ first: String, then second: String = "", after pause: Duration = .zero) async throws
+        -> String
+    {
+        try await connect().executeThenClose { inbound, outbound in
             if !first.isEmpty { try? await outbound.write(ByteBuffer(string: first)) }
             var (answer, isFirst) = ("", true)
             do {

@@ -35,7 +35,9 @@ import Testing
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()
             try await withFeed(database) { feed, changes in
-                _ = try await database.owner.apiKeys.delete(named: "test", in: tenant.organization, of: tenant.user)
+                let keys = database.owner.apiKeys
+                let key = try #require(await keys.find(named: "test", in: tenant.organization, of: tenant.user))
+                #expect(try await keys.delete(key.id) == tenant.key.hash)
                 let revoked = RouteChange.key(KeyTag(of: tenant.key.hash))
                 let deadline = ContinuousClock.now + .seconds(10)
                 while !changes.withLock({ $0.contains(revoked) }), .now < deadline {

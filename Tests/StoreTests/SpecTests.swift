@@ -153,10 +153,11 @@ import Testing
                 try await database.owner.execute("UPDATE organization SET suspended = true")
                 #expect(try await api.apiKeys.authorize(hash: tenant.key.hash) == nil)
                 try await database.owner.execute("UPDATE organization SET suspended = false")
-                #expect(
-                    try await api.apiKeys.delete(named: "test", in: tenant.organization, of: tenant.user)
-                        == tenant.key.hash
+                let key = try #require(
+                    await api.apiKeys.find(named: "test", in: tenant.organization, of: tenant.user)
                 )
+                #expect(try await api.apiKeys.delete(key.id) == tenant.key.hash)
+                #expect(try await api.apiKeys.delete(key.id) == nil)
                 #expect(try await api.apiKeys.authorize(hash: tenant.key.hash) == nil)
             }
         }

@@ -62,8 +62,7 @@ struct APIKeyRoutes: Sendable {
 
     /// A key may revoke itself, and others that can do no more than it: a leaked one cannot end the keys of administrators.
     private func delete(_ name: String, of user: UserID, by caller: Caller) async throws -> Response {
-        let organization = caller.organization
-        guard let key = try await database.apiKeys.find(named: name, in: organization, of: user) else {
+        guard let key = try await database.apiKeys.find(named: name, in: caller.organization, of: user) else {
             throw Self.notFound(name)
         }
         let beyond = caller.permissions.missing(of: PermissionSet(key.permissions))
@@ -73,7 +72,8 @@ struct APIKeyRoutes: Sendable {
                     + "so it can be revoked only with one that may"
             )
         }
-        guard let hash = try await database.apiKeys.delete(named: name, in: organization, of: user) else {
+        // By its id: another key that gets the name meanwhile was not judged.
+        guard let hash = try await database.apiKeys.delete(key.id) else {
             throw Self.notFound(name)
         }
         cache.forget(KeyTag(of: hash))

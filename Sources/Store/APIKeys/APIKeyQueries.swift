@@ -94,12 +94,8 @@ package struct APIKeyQueries: Sendable {
     }
 
     /// Revokes a key; answers its hash, or nil if there was none. Proxies and other APIs drop it on the notification.
-    package func delete(named name: String, in organization: OrganizationID, of user: UserID) async throws -> [UInt8]? {
-        try await client.queryFirst(
-            """
-            DELETE FROM api_key WHERE organization_id = \(organization) AND user_id = \(user) AND name = \(name) RETURNING hash
-            """
-        ).map { try $0["hash"] }
+    package func delete(_ id: APIKeyID) async throws -> [UInt8]? {
+        try await client.queryFirst("DELETE FROM api_key WHERE id = \(id) RETURNING hash").map { try $0["hash"] }
     }
 
     /// Notes that these keys were used; a note is at most ten seconds more precise than the last.

@@ -146,7 +146,9 @@ package struct Bootstrap: Sendable {
         replacing: Bool = false
     ) async throws -> APIKeySecret {
         try await translatingErrors {
-            if replacing { _ = try await client.apiKeys.delete(named: name, in: organization, of: user) }
+            if replacing, let old = try await client.apiKeys.find(named: name, in: organization, of: user) {
+                _ = try await client.apiKeys.delete(old.id)
+            }
             let secret = APIKeySecret.random()
             _ = try await client.apiKeys.insert(
                 organization: organization,

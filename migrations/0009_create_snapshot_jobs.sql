@@ -53,6 +53,8 @@ COMMENT ON COLUMN snapshot_job.not_before IS 'After a failure that may pass it w
 COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it.';
 CREATE INDEX snapshot_job_by_age ON snapshot_job (created_at);
 
+CREATE INDEX snapshot_by_image ON snapshot (image);
+
 CREATE TABLE discarded_repository (
     repository text PRIMARY KEY CHECK (length(repository) BETWEEN 1 AND 255),
     discarded_at timestamptz NOT NULL DEFAULT now(),
@@ -355,6 +357,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         OR EXISTS (SELECT FROM sandbox x WHERE x.image = asked.name AND x.destroyed_at IS NULL)
 $$;
 
+-- Runner: of these images those that its cache is for, with when a sandbox was last made from one: what an active snapshot
+-- starts, and what a living sandbox that is placed here does.
+CREATE FUNCTION cached_images_wanted(images text[]) RETURNS TABLE (image text, last_used_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT asked.name, max(greatest(s.last_used_at, s.activated_at, x.created_at))
+    FROM unnest(images) AS asked (name)
+        LEFT JOIN snapshot s ON s.image = asked.name AND s.state = 'active'
+        LEFT JOIN (sandbox x JOIN sandbox_placement p ON p.sandbox_id = x.id AND p.runner_id = require_runner())
+            ON x.image = asked.name AND x.destroyed_at IS NULL
+    WHERE s.id IS NOT NULL OR x.id IS NOT NULL GROUP BY asked.name
+$$;
+
 -- Runner: a repository to look through, for a while mine alone; NULL when there is none.
 CREATE FUNCTION claim_discarded(lease_seconds integer) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -382,13 +396,15 @@ $$;
 CREATE TABLE runner_pull (
     runner_id uuid NOT NULL REFERENCES runner (id) ON DELETE CASCADE,
     image text NOT NULL,
+    is_borrowed boolean NOT NULL DEFAULT false,
     done_bytes bigint NOT NULL DEFAULT 0,
     total_bytes bigint NOT NULL DEFAULT 0,
     began_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (runner_id, image)
 );
-COMMENT ON TABLE runner_pull IS 'What a runner is fetching, and how far it is. Written by that runner, which empties it when it starts; read by api and operator; gone when the image is there.';
+COMMENT ON TABLE runner_pull IS 'What a runner is fetching, and how far it is. Written by that runner, which empties it when it starts; read by api and operator; gone when the image is there, or was given back.';
+COMMENT ON COLUMN runner_pull.is_borrowed IS 'The runner has this name only to make a snapshot of it, and removes it from its engine afterwards.';
 COMMENT ON COLUMN runner_pull.total_bytes IS 'Of the layers that are known so far.';
 ALTER TABLE runner_pull ENABLE ROW LEVEL SECURITY;
 CREATE POLICY runner_pull_of_its_own ON runner_pull TO martlet_runner
@@ -409,7 +425,7 @@ COMMENT ON VIEW snapshots IS 'Every snapshot, in words. Change one with: UPDATE 
 CREATE VIEW image_pulls AS
     SELECT r.name AS runner, p.image, p.done_bytes, p.total_bytes,
         CASE WHEN p.total_bytes > 0 THEN round(100.0 * p.done_bytes / p.total_bytes) END AS percent, now() - p.began_at AS for_how_long
-    FROM runner_pull p JOIN runner r ON r.id = p.runner_id;
+    FROM runner_pull p JOIN runner r ON r.id = p.runner_id WHERE NOT p.is_borrowed;
 COMMENT ON VIEW image_pulls IS 'What runners are fetching for sandboxes at this moment.';
 
 -- Rights ----------------------------------------------------------------------------------------------------------
@@ -427,6 +443,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON runner_pull TO martlet_runner;
 GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martlet_api, martlet_runner, martlet_operator;
 GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
-    registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), claim_discarded(integer),
-    settle_discarded(text, boolean) TO martlet_runner;
+    registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
+    claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

@@ -47,11 +47,13 @@ CREATE TABLE snapshot_job (
     deadline_at timestamptz NOT NULL DEFAULT now() + interval '60 minutes'
 );
 COMMENT ON TABLE snapshot_job IS 'Work on a snapshot that is not done. Made by triggers on snapshot; written by SQL functions only (claim_snapshot_job, hold_, finish_, fail_); read by api and operator; gone when it is done, failed or not wanted.';
-COMMENT ON COLUMN snapshot_job.epoch IS 'Fencing token: +1 at every claim. Whoever was at it before touches no row any more.';
+COMMENT ON COLUMN snapshot_job.epoch IS 'Fencing token: another, larger one at every claim; 0 before the first. Whoever was at it before touches no row any more.';
 COMMENT ON COLUMN snapshot_job.claims IS 'How often it was begun without an end: a runner that dies of it takes no others with it for ever.';
 COMMENT ON COLUMN snapshot_job.not_before IS 'After a failure that may pass it waits until then.';
 COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it.';
 CREATE INDEX snapshot_job_by_age ON snapshot_job (created_at);
+-- Of all jobs together: one that is deleted and made again never gives a token twice.
+CREATE SEQUENCE snapshot_job_epoch;
 
 CREATE INDEX snapshot_by_image ON snapshot (image);
 
@@ -213,7 +215,7 @@ BEGIN
     IF found IS NULL THEN
         RETURN;
     END IF;
-    UPDATE snapshot_job j SET runner_id = me, epoch = j.epoch + 1, claims = j.claims + 1, step = NULL, done_bytes = NULL,
+    UPDATE snapshot_job j SET runner_id = me, epoch = nextval('snapshot_job_epoch'), claims = j.claims + 1, step = NULL, done_bytes = NULL,
             total_bytes = NULL, lease_expires_at = now() + make_interval(secs => lease_seconds)
         WHERE j.snapshot_id = found;
     UPDATE snapshot s SET state = CASE WHEN s.build_info IS NULL THEN 'pulling' ELSE 'building' END WHERE s.id = found;

@@ -103,7 +103,8 @@ let targets: [Target] = [
     library(
         "Runner",
         [
-            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .asyncHTTPClient, .crypto, .logging,
+            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .asyncHTTPClient, .crypto,
+            .logging,
             .nioCore, .nioHTTP1, .nioPosix,
             .nioSSL, .serviceLifecycle, .swiftASN1, .x509,
         ]

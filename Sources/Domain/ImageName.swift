@@ -36,12 +36,15 @@ package struct ImageName: Sendable, Hashable, CustomStringConvertible {
             rest = rest[..<colon]
             guard tag?.wholeMatch(of: /[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}/) != nil else {
                 throw Malformed(
-                    description: "has a tag that is not 1 to 128 letters, digits, '_', '.' and '-', a letter, digit or '_' first"
+                    description:
+                        "has a tag that is not 1 to 128 letters, digits, '_', '.' and '-', a letter, digit or '_' first"
                 )
             }
         }
         guard rest.utf8.count <= Self.nameLimit else {
-            throw Malformed(description: "is \(rest.utf8.count) bytes long without its tag; the limit is \(Self.nameLimit)")
+            throw Malformed(
+                description: "is \(rest.utf8.count) bytes long without its tag; the limit is \(Self.nameLimit)"
+            )
         }
         (host, repository) = try Self.split(rest)
         self.tag = tag
@@ -57,7 +60,10 @@ package struct ImageName: Sendable, Hashable, CustomStringConvertible {
             return (dockerHub, path.contains("/") ? path : "library/\(path)")
         }
         guard let host = RegistryHost(parts[0]) else {
-            throw Malformed(description: "has the host '\(parts[0].prefix(80))', which is no host name or address with an optional port")
+            throw Malformed(
+                description:
+                    "has the host '\(parts[0].prefix(80))', which is no host name or address with an optional port"
+            )
         }
         let path = try repository(parts[1])
         return (host.text, host.text == dockerHub && !path.contains("/") ? "library/\(path)" : path)
@@ -85,7 +91,8 @@ package struct RegistryHost: Sendable, Hashable {
 
     package init?(_ text: some StringProtocol) {
         let name = text.lowercased()
-        let pattern = /(?<host>[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])(:(?<port>[0-9]{1,5}))?/
+        let pattern =
+            /(?<host>[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])(:(?<port>[0-9]{1,5}))?/
         guard name.utf8.count <= Self.limit, let match = name.wholeMatch(of: pattern) else { return nil }
         if let port = match.port { guard let number = Int(port), (1...65535).contains(number) else { return nil } }
         self.text = Self.dockerHubNames.contains(name) ? ImageName.dockerHub : name
@@ -105,7 +112,11 @@ package struct RegistryHost: Sendable, Hashable {
     /// ask for. A name that resolves to such an address is not seen here.
     package var isPrivate: Bool {
         let name = address
-        if name == "localhost" || name.hasSuffix(".localhost") || name.hasSuffix(".internal") || name.hasSuffix(".local") { return true }
+        if name == "localhost" || name.hasSuffix(".localhost") || name.hasSuffix(".internal")
+            || name.hasSuffix(".local")
+        {
+            return true
+        }
         // Of IPv6 only 2000::/3 is public.
         if name.contains(":") { return name.prefixMatch(of: /[23][0-9a-f]{3}:/) == nil || name.contains(".") }
         guard name.wholeMatch(of: /[0-9.]+|0x[0-9a-f.x]+/) != nil else { return false }

@@ -129,6 +129,11 @@ extension SecretBox {
 extension SettingLine {
     /// Only by environment: everybody may read a process's arguments.
     static var secretsKey: SettingLine {
-        SettingLine(flag: "(none)", variable: SecretBox.variable, value: Environment[SecretBox.variable], isSecret: true)
+        SettingLine(
+            flag: "(none)",
+            variable: SecretBox.variable,
+            value: Environment[SecretBox.variable],
+            isSecret: true
+        )
     }
 }

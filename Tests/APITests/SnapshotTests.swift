@@ -70,14 +70,18 @@ import Testing
             #expect(box.message.contains("pending"))
 
             #expect(try await api.send("POST", "/api/snapshots/\(id)/deactivate").status == 400, "only an active one")
-            try await api.database.owner.execute("UPDATE snapshot SET state = 'error', error_reason = 'why' WHERE id = \(SnapshotID(id)!)")
+            try await api.database.owner.execute(
+                "UPDATE snapshot SET state = 'error', error_reason = 'why' WHERE id = \(SnapshotID(id)!)"
+            )
             #expect(try await api.send("GET", "/api/snapshots/\(id)")["errorReason"] == "why")
             let tried = try await api.send("POST", "/api/snapshots/\(id)/activate")
             #expect(tried.status == 200, "\(tried.text)")
             #expect(tried["state"] == "pending")
             #expect(tried["errorReason"] == .null)
             #expect(try await api.send("POST", "/api/snapshots/\(id)/activate").status == 200, "again is nothing new")
-            try await api.database.owner.execute("UPDATE snapshot SET image = 'a:1', state = 'active' WHERE id = \(SnapshotID(id)!)")
+            try await api.database.owner.execute(
+                "UPDATE snapshot SET image = 'a:1', state = 'active' WHERE id = \(SnapshotID(id)!)"
+            )
             #expect(try await api.send("POST", "/api/snapshots/\(id)/deactivate").status == 204)
             #expect(try await api.send("POST", "/api/snapshots/\(id)/deactivate").status == 204)
             #expect(try await api.send("GET", "/api/snapshots/\(id)")["state"] == "inactive")
@@ -102,7 +106,8 @@ import Testing
     @Test func aStrangersIsNotFound() async throws {
         try await TestAPI.with { api in
             let stranger = try await api.database.makeTenant("globex")
-            let id = try await api.send("POST", "/api/snapshots", json: #"{"name":"mine","imageName":"a:1"}"#)["id"].text
+            let id = try await api.send("POST", "/api/snapshots", json: #"{"name":"mine","imageName":"a:1"}"#)["id"]
+                .text
             for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/activate"), ("POST", "/deactivate")] {
                 let answer = try await api.send(method, "/api/snapshots/\(id)\(path)", key: .secret(stranger.key))
                 #expect(answer.status == 404, "\(method) \(path)")
@@ -116,7 +121,9 @@ import Testing
         try await TestAPI.with { api in
             let body = #"{"name":"a","imageName":"127.0.0.1:5000/a:1"}"#
             #expect(try await api.send("POST", "/api/snapshots", json: body).status == 400)
-            try await api.database.owner.execute("INSERT INTO docker_registry (name, host) VALUES ('ours', '127.0.0.1:5000')")
+            try await api.database.owner.execute(
+                "INSERT INTO docker_registry (name, host) VALUES ('ours', '127.0.0.1:5000')"
+            )
             #expect(try await api.send("POST", "/api/snapshots", json: body).status == 200)
             let other = #"{"name":"b","imageName":"127.0.0.1:5001/a:1"}"#
             #expect(try await api.send("POST", "/api/snapshots", json: other).status == 400, "that port and no other")
@@ -126,7 +133,8 @@ import Testing
 
 @Suite struct RegistryTests {
     private static let key = String(repeating: "5a", count: 32)
-    private static let body = #"{"name":"hub","url":"https://registry.example:5000/","username":"u","password":"s3cr3t-w0rd","project":"team"}"#
+    private static let body =
+        #"{"name":"hub","url":"https://registry.example:5000/","username":"u","password":"s3cr3t-w0rd","project":"team"}"#
 
     private func with(_ body: @Sendable @escaping (TestAPI) async throws -> Void) async throws {
         let secrets = try SecretBox(hexKey: Self.key)
@@ -141,7 +149,13 @@ import Testing
             #expect(made["project"] == "team")
             let path = "/api/docker-registry/\(made["id"].text)"
             var answers = [made, try await api.send("GET", path), try await api.send("GET", "/api/docker-registry")]
-            answers.append(try await api.send("PATCH", path, json: #"{"name":"hub2","url":"registry.example:5000","username":"v"}"#))
+            answers.append(
+                try await api.send(
+                    "PATCH",
+                    path,
+                    json: #"{"name":"hub2","url":"registry.example:5000","username":"v"}"#
+                )
+            )
             #expect(answers[3].status == 200, "\(answers[3].text)")
             #expect(answers[3]["name"] == "hub2")
             for answer in answers { #expect(!answer.text.contains("s3cr3t") && !answer.text.contains("password")) }
@@ -175,7 +189,10 @@ import Testing
         try await with { api in
             let cases: [(String, Int, [String])] = [
                 ("{}", 400, ["name", "username", "password"]),
-                (#"{"name":"a","url":"registry.example/path","username":"u","password":"p"}"#, 400, ["url", "project"]),
+                (
+                    #"{"name":"a","url":"registry.example/path","username":"u","password":"p"}"#, 400,
+                    ["url", "project"]
+                ),
                 (#"{"name":"a","url":"ftp://x","username":"u","password":"p"}"#, 400, ["url"]),
                 (#"{"name":"a","url":"http://u:p@x","username":"u","password":"p"}"#, 400, ["url"]),
                 (#"{"name":"a","url":"127.0.0.1:5000","username":"u","password":"p"}"#, 400, ["private"]),
@@ -201,10 +218,15 @@ import Testing
             let stranger = try await api.database.makeTenant("globex")
             let id = try await api.send("POST", "/api/docker-registry", json: Self.body)["id"].text
             for method in ["GET", "DELETE"] {
-                #expect(try await api.send(method, "/api/docker-registry/\(id)", key: .secret(stranger.key)).status == 404)
+                #expect(
+                    try await api.send(method, "/api/docker-registry/\(id)", key: .secret(stranger.key)).status == 404
+                )
             }
             let patch = #"{"name":"x","url":"registry.example:5000","username":"u","password":"p"}"#
-            #expect(try await api.send("PATCH", "/api/docker-registry/\(id)", key: .secret(stranger.key), json: patch).status == 404)
+            #expect(
+                try await api.send("PATCH", "/api/docker-registry/\(id)", key: .secret(stranger.key), json: patch)
+                    .status == 404
+            )
             #expect(try await api.send("GET", "/api/docker-registry", key: .secret(stranger.key)).json.items.isEmpty)
             #expect(try await api.send("GET", "/api/docker-registry/\(id)").status == 200)
         }

@@ -19,7 +19,14 @@ import Testing
                     #expect(job.imageName == "registry.example/app:1")
                     #expect(try await claim(b) == nil, "it is held")
                     #expect(try await state(database, id) == .pulling)
-                    #expect(try await a.jobs.hold(job, for: Self.lease, step: "pull", progress: .init(doneBytes: 1, totalBytes: 2)))
+                    #expect(
+                        try await a.jobs.hold(
+                            job,
+                            for: Self.lease,
+                            step: "pull",
+                            progress: .init(doneBytes: 1, totalBytes: 2)
+                        )
+                    )
                     #expect(try await !b.jobs.finish(job, made(id)), "only its holder finishes it")
                     #expect(try await a.jobs.finish(job, made(id)))
                     #expect(try await !a.jobs.finish(job, made(id)), "once")
@@ -238,7 +245,9 @@ import Testing
                     let job = try #require(try await claim(there))
                     #expect(try await there.jobs.finish(job, made(id)))
                     let image = made(id).image.description
-                    #expect(try await there.jobs.imagesToPrefetch(in: "far", architecture: "x86_64", limit: 10) == [image])
+                    #expect(
+                        try await there.jobs.imagesToPrefetch(in: "far", architecture: "x86_64", limit: 10) == [image]
+                    )
                     #expect(try await near.jobs.imagesToPrefetch(in: "test", architecture: "x86_64", limit: 10) == [])
                     #expect(try await there.jobs.imagesToPrefetch(in: "far", architecture: "aarch64", limit: 10) == [])
                 }
@@ -268,13 +277,23 @@ import Testing
             try await database.withRunner("a") { a in
                 try await database.withRunner("b") { b in
                     let job = try #require(try await claim(a))
-                    let login = try #require(try await a.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/app:1")))
+                    let login = try #require(
+                        try await a.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/app:1"))
+                    )
                     #expect(login.username == "user")
-                    #expect(try box.open(login.password, for: RegistryRecord.place(of: login.registry, host: login.host)) == "secret")
-                    let ofTeam = try await a.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/team/app:1"))
+                    #expect(
+                        try box.open(login.password, for: RegistryRecord.place(of: login.registry, host: login.host))
+                            == "secret"
+                    )
+                    let ofTeam = try await a.jobs.registryLogin(
+                        job,
+                        for: ImageName(parsing: "registry.example/team/app:1")
+                    )
                     #expect(ofTeam?.username == "userteam")
                     #expect(try await a.jobs.registryLogin(job, for: ImageName(parsing: "other.example/app:1")) == nil)
-                    #expect(try await b.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/app:1")) == nil)
+                    #expect(
+                        try await b.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/app:1")) == nil
+                    )
                     await expectDenied(a.pool, "SELECT * FROM docker_registry")
                     await expectDenied(a.pool, "SELECT * FROM snapshot_job")
                     await expectDenied(a.pool, "UPDATE snapshot SET state = 'active'")

@@ -73,7 +73,9 @@ struct RegistryRoutes: Sendable {
         let changed = try await namedOnce(wanted.name) {
             try await database.registries.update(old.id, to: wish, of: organization)
         }
-        guard let changed else { throw APIError.conflict("the registry was changed or deleted meanwhile. Read it again") }
+        guard let changed else {
+            throw APIError.conflict("the registry was changed or deleted meanwhile. Read it again")
+        }
         return try .json(RegistryWire(changed))
     }
 
@@ -135,7 +137,9 @@ struct RegistryWishWire: Sendable {
             fields.complain("project is '\(project.shortened)', but must be a path as in image names, such as team/app")
         }
         try fields.finish()
-        guard let host else { throw APIError.badRequest("url is missing: give the registry's host, such as registry.example.com:5000") }
+        guard let host else {
+            throw APIError.badRequest("url is missing: give the registry's host, such as registry.example.com:5000")
+        }
         self.host = host
     }
 

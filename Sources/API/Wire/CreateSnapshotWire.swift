@@ -31,11 +31,15 @@ struct CreateSnapshotWire: Sendable {
         gpu = fields.integer("gpu", in: 0...16)
         gpuType = Self.gpuType(&fields)
         if let kind = fields.string("sandboxClass"), kind != "container" {
-            fields.complain("sandboxClass is '\(kind.shortened)', but this Martlet runs sandboxes of class container only")
+            fields.complain(
+                "sandboxClass is '\(kind.shortened)', but this Martlet runs sandboxes of class container only"
+            )
         }
         fields.refuse("buildInfo", "images are not built yet; give imageName")
         try fields.finish()
-        guard let image else { throw APIError.badRequest("imageName is missing: give the image to make the snapshot of") }
+        guard let image else {
+            throw APIError.badRequest("imageName is missing: give the image to make the snapshot of")
+        }
         (self.name, self.image) = (name, image)
     }
 

@@ -128,7 +128,11 @@ extension DockerEngine {
         }
         let pushed = digest.withLock { $0 }
         guard !pushed.isEmpty else {
-            throw DockerError(operation: call.operation, kind: .server, message: "the engine named no digest of what it pushed")
+            throw DockerError(
+                operation: call.operation,
+                kind: .server,
+                message: "the engine named no digest of what it pushed"
+            )
         }
         return pushed
     }

@@ -49,7 +49,10 @@ final class ImageCache: Sendable {
             try await body()
         } catch {
             if Task.isCancelled { return }
-            parts.logger.warning("the image cache's turn failed", metadata: ["cache.part": "\(what)", "error": "\(error)"])
+            parts.logger.warning(
+                "the image cache's turn failed",
+                metadata: ["cache.part": "\(what)", "error": "\(error)"]
+            )
         }
     }
 

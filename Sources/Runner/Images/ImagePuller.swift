@@ -118,7 +118,9 @@ package final class ImagePuller: Sendable {
         let reference = InternalImage(image).flatMap { registry?.reference(of: $0) } ?? image
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
-                try await engine.pullImage(reference, credentials: registry?.credentials, within: limit) { meter.note($0) }
+                try await engine.pullImage(reference, credentials: registry?.credentials, within: limit) {
+                    meter.note($0)
+                }
             }
             // Cancelled by the end of the pull; ends by nothing else.
             group.addTask { await self.tell(image, meter) }

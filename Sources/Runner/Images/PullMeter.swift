@@ -20,7 +20,8 @@ package final class PullMeter: Sendable {
 
     package func note(_ progress: PullProgress) {
         state.withLock { state in
-            if let layer = progress.layerID, let current = progress.currentBytes, let total = progress.totalBytes, total > 0,
+            if let layer = progress.layerID, let current = progress.currentBytes, let total = progress.totalBytes,
+                total > 0,
                 // Unpacking counts anew what was loaded.
                 progress.status == "Downloading" || progress.status == "Pushing",
                 state.layers[layer] != nil || state.layers.count < Self.layersLimit

@@ -52,7 +52,10 @@ package final class ImageLoans: Sendable {
         } catch {
             // The row stays, and with it the wish to.
             if !Task.isCancelled {
-                logger.warning("a borrowed image is given back later", metadata: ["image.name": "\(image)", "error": "\(error)"])
+                logger.warning(
+                    "a borrowed image is given back later",
+                    metadata: ["image.name": "\(image)", "error": "\(error)"]
+                )
             }
         }
     }

@@ -27,7 +27,8 @@ package struct UnusableImage: Error, Hashable, CustomStringConvertible { package
 /// a registry of his) has failed after a few tries, since somebody waits for the answer.
 package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failures: Int) -> SnapshotFate {
     guard let error = error as? DockerError else {
-        return error is UnusableImage || error is ImageName.Malformed || error is SecretBox.Failure ? .final : patience(failures)
+        return error is UnusableImage || error is ImageName.Malformed || error is SecretBox.Failure
+            ? .final : patience(failures)
     }
     switch error.kind {
     case .unavailable, .timeout: return patience(failures)
@@ -49,7 +50,8 @@ extension DockerError {
         if kind == .badRequest || kind == .notFound { return true }
         let text = message.lowercased()
         return [
-            "unauthorized", "denied", "authentication required", "no basic auth credentials", "manifest unknown", "not found",
+            "unauthorized", "denied", "authentication required", "no basic auth credentials", "manifest unknown",
+            "not found",
             "name unknown", "no matching manifest", "invalid reference format", "unsupported",
         ].contains { text.contains($0) }
     }

@@ -24,7 +24,9 @@ struct SnapshotLoops: Sendable {
     func run() async {
         await forgetFormerPulls()
         guard let registry = parts.registry else {
-            parts.logger.notice("this runner has no registry: it makes no snapshots, and runs none that were made elsewhere")
+            parts.logger.notice(
+                "this runner has no registry: it makes no snapshots, and runs none that were made elsewhere"
+            )
             return
         }
         await withDiscardingTaskGroup { group in
@@ -37,7 +39,9 @@ struct SnapshotLoops: Sendable {
         do {
             try await parts.queries.forgetPulls(of: parts.identity)
         } catch {
-            if !Task.isCancelled { parts.logger.warning("former pulls cannot be forgotten", metadata: ["error": "\(error)"]) }
+            if !Task.isCancelled {
+                parts.logger.warning("former pulls cannot be forgotten", metadata: ["error": "\(error)"])
+            }
         }
     }
 }

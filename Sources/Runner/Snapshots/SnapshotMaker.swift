@@ -46,7 +46,9 @@ struct SnapshotMaker: Sendable {
     private func credentials(for name: ImageName, _ job: SnapshotJob) async throws -> RegistryCredentials? {
         guard let login = try await parts.queries.registryLogin(job, for: name) else { return nil }
         guard let secrets = parts.secrets else {
-            throw SecretBox.Failure(description: "this runner has no MARTLET_SECRETS_KEY to open the login of \(login.host) with")
+            throw SecretBox.Failure(
+                description: "this runner has no MARTLET_SECRETS_KEY to open the login of \(login.host) with"
+            )
         }
         return RegistryCredentials(
             username: login.username,
@@ -76,7 +78,8 @@ struct SnapshotMaker: Sendable {
 
     private static func tooLarge(_ bytes: Int64, _ limit: Int64) -> UnusableImage {
         UnusableImage(
-            description: "the image has \(bytes >> 20) MiB or more; the limit of this runner is \(limit >> 20) MiB. Make it smaller"
+            description:
+                "the image has \(bytes >> 20) MiB or more; the limit of this runner is \(limit >> 20) MiB. Make it smaller"
         )
     }
 
@@ -87,7 +90,9 @@ struct SnapshotMaker: Sendable {
         }
         let names = ["amd64": "x86_64", "arm64": "aarch64"]
         guard let architecture = names[image.architecture], architecture == own else {
-            throw UnusableImage(description: "the image is for \(image.architecture), this runner is \(own); use an image that has it")
+            throw UnusableImage(
+                description: "the image is for \(image.architecture), this runner is \(own); use an image that has it"
+            )
         }
         return architecture
     }

@@ -40,7 +40,9 @@ struct SnapshotWorker: Sendable {
     private func work(_ call: AsyncStream<Void>.Continuation) async {
         while !Task.isCancelled {
             do {
-                guard let job = try await parts.queries.claimSnapshotJob([.pull], for: pace.snapshotLease) else { return }
+                guard let job = try await parts.queries.claimSnapshotJob([.pull], for: pace.snapshotLease) else {
+                    return
+                }
                 call.yield()
                 await carryOut(job)
             } catch {
@@ -63,7 +65,10 @@ struct SnapshotWorker: Sendable {
         do {
             let made = try await holding(job, position) { try await maker.make(job, position) }
             guard try await parts.queries.finish(job, made) else { throw Fenced() }
-            logger.info("snapshot is active", metadata: ["image.name": "\(made.image)", "image.bytes": "\(made.sizeBytes)"])
+            logger.info(
+                "snapshot is active",
+                metadata: ["image.name": "\(made.image)", "image.bytes": "\(made.sizeBytes)"]
+            )
         } catch is Fenced {
             logger.notice("a snapshot's job is not this runner's any more, or not wanted any more")
         } catch {
@@ -110,7 +115,9 @@ struct SnapshotWorker: Sendable {
         }
     }
 
-    private func fail(_ job: SnapshotJob, _ error: any Error, _ position: SnapshotMaker.Position, _ logger: Logger) async {
+    private func fail(_ job: SnapshotJob, _ error: any Error, _ position: SnapshotMaker.Position, _ logger: Logger)
+        async
+    {
         // A runner that stops leaves the job to whoever finds its lease expired.
         if Task.isCancelled { return }
         let (step, meter) = position.now

@@ -78,7 +78,9 @@ package struct RegistryQueries: Sendable {
     }
 
     /// Nil when the organization has as many as it may. Throws `PostgresError` of `registry_name_is_unique`.
-    package func insert(_ wish: RegistryWish, id: RegistryID, of organization: OrganizationID) async throws -> RegistryRecord? {
+    package func insert(_ wish: RegistryWish, id: RegistryID, of organization: OrganizationID) async throws
+        -> RegistryRecord?
+    {
         try await client.queryFirst(
             """
             INSERT INTO docker_registry (id, organization_id, name, host, project, username, sealed_password)
@@ -90,7 +92,9 @@ package struct RegistryQueries: Sendable {
     }
 
     /// Nil when it is not there, or when its host would change without a new password.
-    package func update(_ id: RegistryID, to wish: RegistryWish, of organization: OrganizationID) async throws -> RegistryRecord? {
+    package func update(_ id: RegistryID, to wish: RegistryWish, of organization: OrganizationID) async throws
+        -> RegistryRecord?
+    {
         try await client.queryFirst(
             """
             UPDATE docker_registry SET name = \(wish.name), host = \(wish.host.text), project = \(wish.project),
@@ -102,7 +106,8 @@ package struct RegistryQueries: Sendable {
     }
 
     package func delete(_ id: RegistryID, of organization: OrganizationID) async throws -> Bool {
-        try await client.execute("DELETE FROM docker_registry WHERE id = \(id) AND organization_id = \(organization)") > 0
+        try await client.execute("DELETE FROM docker_registry WHERE id = \(id) AND organization_id = \(organization)")
+            > 0
     }
 }
 

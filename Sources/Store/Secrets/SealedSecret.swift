@@ -24,7 +24,9 @@ package struct SecretBox: Sendable, CustomStringConvertible {
     package init(hexKey text: String) throws {
         let digits = text.utf8.compactMap { Character(UnicodeScalar($0)).hexDigitValue.map(UInt8.init) }
         guard digits.count == text.utf8.count, digits.count == 2 * Self.keyLength else {
-            throw Failure(description: "the key for secrets must be 64 hexadecimal digits: make one with `openssl rand -hex 32`")
+            throw Failure(
+                description: "the key for secrets must be 64 hexadecimal digits: make one with `openssl rand -hex 32`"
+            )
         }
         key = SymmetricKey(
             data: Data(stride(from: 0, to: digits.count, by: 2).map { digits[$0] << 4 | digits[$0 + 1] })
@@ -51,7 +53,8 @@ package struct SecretBox: Sendable, CustomStringConvertible {
             let secret = String(validating: opened, as: UTF8.self)
         else {
             throw Failure(
-                description: "the stored secret cannot be opened: it was sealed with another MARTLET_SECRETS_KEY or for another host; give it anew"
+                description:
+                    "the stored secret cannot be opened: it was sealed with another MARTLET_SECRETS_KEY or for another host; give it anew"
             )
         }
         return secret

@@ -83,7 +83,9 @@ extension RunnerQueries {
     }
 
     /// Keeps the job for another `lease` and tells how far it is. False when it is held no longer.
-    package func hold(_ job: SnapshotJob, for lease: Duration, step: String, progress: TransferProgress?) async throws -> Bool {
+    package func hold(_ job: SnapshotJob, for lease: Duration, step: String, progress: TransferProgress?) async throws
+        -> Bool
+    {
         try await client.queryFirst(
             """
             SELECT hold_snapshot_job(\(job.snapshot), \(job.epoch), \(lease.wholeSeconds), \(step), \(progress?.doneBytes),

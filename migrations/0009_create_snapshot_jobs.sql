@@ -371,11 +371,20 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WHERE s.id IS NOT NULL OR x.id IS NOT NULL GROUP BY asked.name
 $$;
 
--- Runner: a repository to look through, for a while mine alone; NULL when there is none.
+-- Runner: there may be something in it that nobody needs.
+CREATE FUNCTION discard_repository(discarded text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    INSERT INTO discarded_repository (repository) SELECT discarded WHERE require_runner() IS NOT NULL
+    ON CONFLICT (repository) DO UPDATE SET not_before = now()
+$$;
+
+-- Runner: a repository to look through, for a while mine alone; NULL when there is none. Not one that a job pushes into: what
+-- it has pushed and not yet recorded looks like nobody's.
 CREATE FUNCTION claim_discarded(lease_seconds integer) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     UPDATE discarded_repository SET not_before = now() + make_interval(secs => lease_seconds)
     WHERE repository = (SELECT repository FROM discarded_repository WHERE not_before <= now() AND require_runner() IS NOT NULL
+            AND NOT EXISTS (SELECT FROM snapshot_job j WHERE 'snapshots/' || j.snapshot_id = repository)
         ORDER BY not_before LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING repository
 $$;
@@ -446,5 +455,5 @@ GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martle
 GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
-    claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
+    discard_repository(text), claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

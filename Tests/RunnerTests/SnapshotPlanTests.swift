@@ -5,6 +5,8 @@ import Runner
 import Store
 import Testing
 
+@testable import struct Docker.PullProgress
+
 /// What is decided without an engine: the fate of failures, and what the cache lets go of.
 @Suite struct SnapshotPlanTests {
     @Test(arguments: [

@@ -9,6 +9,8 @@ import Synchronization
 /// Keeps this host's images of the internal registry to what is of use: fetches what active snapshots of the region ask for, lets
 /// go of what nothing is for, and makes room when the disk fills. Images of other names are the operator's, and left alone.
 final class ImageCache: Sendable {
+    /// Longer than any job of a snapshot may take.
+    private static let pushingLimit: Duration = .seconds(2 * 3600)
     /// Most images that are fetched early.
     static let prefetchLimit = 100
 
@@ -95,15 +97,19 @@ final class ImageCache: Sendable {
         let names = own.flatMap { $0.2.compactMap { registry.internalName(of: $0) } }
         let wanted = try await parts.queries.wantedImages(among: names)
         let used = Set(try await parts.engine.listContainers(labels: [:]).map(\.imageID))
+        let here = Set(own.map(\.0))
+        unwantedSince.withLock { since in since = since.filter { here.contains($0.key) } }
         return own.map { id, tags, digests in
             let lastUsed = digests.compactMap { registry.internalName(of: $0).flatMap { wanted[$0] } }.max()
+            let unwanted = unwantedFor(id, isWanted: lastUsed != nil)
             return CachedImage(
                 id: id,
                 // The last tag of a repository takes its digests with it.
                 references: tags + digests,
                 lastUsed: lastUsed,
-                isInUse: used.contains(id),
-                unwantedFor: unwantedFor(id, isWanted: lastUsed != nil)
+                // What has no digest there is being pushed, or its pushing was given up.
+                isInUse: used.contains(id) || digests.isEmpty && unwanted < Self.pushingLimit,
+                unwantedFor: unwanted
             )
         }
     }

@@ -1,7 +1,7 @@
-import Docker
-import Domain
-import Logging
-import Store
+package import Docker
+package import Domain
+package import Logging
+package import Store
 import Synchronization
 
 /// Names of images that this host has only for the time of making snapshots from them. Each is noted in the database before it

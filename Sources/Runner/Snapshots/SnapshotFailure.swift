@@ -1,4 +1,4 @@
-package import Docker
+import Docker
 import Domain
 import Store
 
@@ -19,7 +19,10 @@ package enum SnapshotFate: Sendable, Hashable {
 }
 
 /// What is wrong with an image that was pulled.
-package struct UnusableImage: Error, Hashable, CustomStringConvertible { package let description: String }
+package struct UnusableImage: Error, Hashable, CustomStringConvertible {
+    package let description: String
+    package init(description: String) { self.description = description }
+}
 
 /// Decides whether a failure may pass by itself. `failures` counts those before it.
 ///

@@ -1,3 +1,4 @@
+import Logging
 import Store
 
 /// What a runner does for snapshots: makes their images, and keeps its cache of them. Nothing where it has no registry.
@@ -10,8 +11,10 @@ struct SnapshotLoops: Sendable {
     init(_ parts: RunnerParts, region: String) {
         self.parts = parts
         self.region = region
-        jobs = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
-        turns = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let (jobWakes, jobWake) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let (turnWakes, turnWake) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        jobs = (jobWakes, jobWake)
+        turns = (turnWakes, turnWake)
     }
 
     /// Something about snapshots changed. Never blocks.

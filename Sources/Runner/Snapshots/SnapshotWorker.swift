@@ -71,6 +71,7 @@ struct SnapshotWorker: Sendable {
             )
         } catch is Fenced {
             logger.notice("a snapshot's job is not this runner's any more, or not wanted any more")
+            await discard(job, logger)
         } catch {
             await fail(job, error, position, logger)
         }
@@ -112,6 +113,17 @@ struct SnapshotWorker: Sendable {
                 parts.logger.warning("a snapshot's job cannot be renewed", metadata: ["error": "\(error)"])
             }
             if !isHeld { throw Fenced() }
+        }
+    }
+
+    /// What may have been pushed already is nobody's, unless another runner pushed the same.
+    private func discard(_ job: SnapshotJob, _ logger: Logger) async {
+        do {
+            try await parts.queries.discard(InternalImage.repository(of: job.snapshot))
+        } catch {
+            if !Task.isCancelled {
+                logger.warning("what was pushed in vain stays in the registry", metadata: ["error": "\(error)"])
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 import Crypto
-package import FoundationEssentials
+import FoundationEssentials
 
 /// A secret as the database holds it: readable only with the key, and only in the place it was sealed for.
 package struct SealedSecret: Sendable, Hashable {
@@ -13,7 +13,10 @@ package struct SealedSecret: Sendable, Hashable {
 /// given by their environment and the database never sees: a copy of the database is worth nothing without it.
 package struct SecretBox: Sendable, CustomStringConvertible {
     /// What is wrong, with what to do; never with the secret.
-    package struct Failure: Error, Hashable, CustomStringConvertible { package let description: String }
+    package struct Failure: Error, Hashable, CustomStringConvertible {
+        package let description: String
+        package init(description: String) { self.description = description }
+    }
 
     /// Of the key, in bytes.
     package static let keyLength = 32

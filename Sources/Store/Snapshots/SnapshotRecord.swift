@@ -1,6 +1,6 @@
 package import Domain
 package import FoundationEssentials
-import Postgres
+package import Postgres
 
 /// An image with defaults to start sandboxes from: one row of `snapshot`.
 package struct SnapshotRecord: Sendable, Identifiable {

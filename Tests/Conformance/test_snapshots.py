@@ -87,7 +87,7 @@ def test_the_sdk_makes_uses_and_deletes_one(
     made.ids.append(snapshot.id)
     assert (snapshot.state, snapshot.name, snapshot.image_name) == ("active", name, image)
     assert snapshot.size and snapshot.size > 0 and snapshot.error_reason is None
-    assert lines[0].startswith(f"Creating snapshot {name}") and lines[-1] == f"Created snapshot {name} (SnapshotState.ACTIVE)" or "active" in lines[-1].lower()
+    assert lines[0].startswith(f"Creating snapshot {name}") and lines[-1].startswith(f"Created snapshot {name}"), lines
     assert client.wait(client.sdk.snapshot.get(name)).id == snapshot.id
     listed = client.wait(client.sdk.snapshot.list(limit=200))
     assert snapshot.id in {each.id for each in listed.items}
@@ -276,7 +276,7 @@ COUNT = iter(range(1000))
 def unlike(engine: Engine, registry: UserRegistry) -> str:
     """A fresh image, pushed and unlike all others, so that nothing else on the engine keeps it."""
     name = f"team/unlike-{registry.host.rpartition(':')[2]}-{next(COUNT)}"
-    made = engine.request("POST", "/containers/create", {"Image": BUSYBOX, "Cmd": [name]})
+    made = engine.request("POST", "/containers/create", {"Image": BUSYBOX, "Cmd": ["/bin/true", name]})
     assert made.status_code == 201, made.text
     identifier = made.json()["Id"]
     answer = engine.request("POST", "/commit", None, container=identifier, repo=f"martlet-test/{name}", tag="1.0", comment=name)

@@ -133,6 +133,8 @@ import Testing
             $0.pace.cacheInterval = .milliseconds(300)
             $0.pace.cacheGrace = .milliseconds(500)
             $0.pace.snapshotPollInterval = .milliseconds(300)
+            $0.pace.diskLowPercent = 101
+            $0.pace.diskHighPercent = 101
         }) { try await body() }
     }
 

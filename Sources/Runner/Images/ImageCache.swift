@@ -17,8 +17,13 @@ final class ImageCache: Sendable {
     private let parts: RunnerParts
     private let registry: RegistryAccess
     private let region: String
-    /// Since when nothing has been for an image, by its id.
-    private let unwantedSince = Mutex<[String: Duration]>([:])
+    /// Its time begins anew when it has been pushed.
+    private struct Subject: Hashable {
+        var id: String
+        var isPushed: Bool
+    }
+    /// Since when nothing has been for an image that is here.
+    private let unwantedSince = Mutex<[Subject: Duration]>([:])
 
     init(_ parts: RunnerParts, registry: RegistryAccess, region: String) {
         self.parts = parts
@@ -97,32 +102,33 @@ final class ImageCache: Sendable {
         let names = own.flatMap { $0.2.compactMap { registry.internalName(of: $0) } }
         let wanted = try await parts.queries.wantedImages(among: names)
         let used = Set(try await parts.engine.listContainers(labels: [:]).map(\.imageID))
-        let here = Set(own.map(\.0))
+        let here = Set(own.map { Subject(id: $0.0, isPushed: !$0.2.isEmpty) })
         unwantedSince.withLock { since in since = since.filter { here.contains($0.key) } }
         return own.map { id, tags, digests in
             let lastUsed = digests.compactMap { registry.internalName(of: $0).flatMap { wanted[$0] } }.max()
-            let unwanted = unwantedFor(id, isWanted: lastUsed != nil)
+            let subject = Subject(id: id, isPushed: !digests.isEmpty)
+            let unwanted = unwantedFor(subject, isWanted: lastUsed != nil)
             return CachedImage(
                 id: id,
                 // The last tag of a repository takes its digests with it.
                 references: tags + digests,
                 lastUsed: lastUsed,
                 // What has no digest there is being pushed, or its pushing was given up.
-                isInUse: used.contains(id) || digests.isEmpty && unwanted < Self.pushingLimit,
+                isInUse: used.contains(id) || !subject.isPushed && unwanted < Self.pushingLimit,
                 unwantedFor: unwanted
             )
         }
     }
 
-    private func unwantedFor(_ id: String, isWanted: Bool) -> Duration {
+    private func unwantedFor(_ subject: Subject, isWanted: Bool) -> Duration {
         let now = parts.now()
         return unwantedSince.withLock { since in
             if isWanted {
-                since[id] = nil
+                since[subject] = nil
                 return .zero
             }
-            let began = since[id] ?? now
-            since[id] = began
+            let began = since[subject] ?? now
+            since[subject] = began
             return now - began
         }
     }
@@ -139,7 +145,6 @@ final class ImageCache: Sendable {
                 return
             }
         }
-        unwantedSince.withLock { $0[image.id] = nil }
     }
 
     private func diskUsedPercent() async -> Int? {

@@ -118,7 +118,7 @@ import Testing
             try await database.withRunner { runner in
                 while try await claim(runner) != nil {}
                 try await database.owner.execute(
-                    "UPDATE snapshot_job SET epoch = 0, created_at = now() - interval '11 minutes' WHERE snapshot_id = \(nobody)"
+                    "UPDATE snapshot_job SET epoch = 0, claims = 0, created_at = now() - interval '11 minutes' WHERE snapshot_id = \(nobody)"
                 )
                 try await database.owner.execute(
                     "UPDATE snapshot_job SET deadline_at = now() - interval '1 s', last_error = 'so it was' WHERE snapshot_id = \(late)"

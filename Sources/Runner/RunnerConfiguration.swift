@@ -113,7 +113,7 @@ package struct RunnerPace: Sendable, Hashable {
     /// The job of one is held for so long, and renewed ten times within.
     package var snapshotLease: Duration = .seconds(30)
     /// Jobs are looked for so often, though nothing woke the runner.
-    package var snapshotPollInterval: Duration = .seconds(3)
+    package var snapshotPollInterval: Duration = .seconds(1)
     /// For one pull or push of a snapshot's image.
     package var snapshotPullLimit: Duration = .seconds(50 * 60)
     /// The largest image that a snapshot may have.

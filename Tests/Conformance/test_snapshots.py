@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Iterator
 
 import httpx
@@ -37,6 +38,12 @@ def login(api: httpx.Client, registry: UserRegistry) -> Iterator[str]:
     assert answer.status_code == 201, answer.text
     yield answer.json()["id"]
     assert api.delete(f"/docker-registry/{answer.json()['id']}").status_code == 204
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
 
 
 class Made:
@@ -184,7 +191,8 @@ def test_an_image_deleted_behind_our_back_comes_back(
 
 @pytest.mark.deadline(120)
 def test_our_registry_may_be_away_for_a_while(
-    sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine, stack: Stack, api: httpx.Client
+    sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine, stack: Stack, api: httpx.Client,
+    workers: ThreadPoolExecutor,
 ) -> None:
     """What is being made and what is being started wait for it, and go on by themselves."""
     ready = made.ask("ready", unlike(engine, registry))
@@ -193,15 +201,17 @@ def test_our_registry_may_be_away_for_a_while(
     stack.stop("registry")
     try:
         waiting = made.ask("waiting", registry.push(BUSYBOX, "team/waiting:1.0"))
-        box = api.post("/sandbox", json={"snapshot": ready["name"], "labels": sandboxes.labels()})
-        assert box.status_code == 200, box.text
-        assert box.json()["state"] in ("creating", "pulling_snapshot"), box.text
-        assert made.get(waiting["id"])["state"] in ("pending", "pulling")
+        # POST is answered once it has started, or after a while.
+        asking = workers.submit(api.post, "/sandbox", json={"snapshot": ready["name"], "labels": sandboxes.labels()})
+        (identifier,) = eventually(sandboxes.alive, 20, "a row of the sandbox")
+        eventually(lambda: api.get(f"/sandbox/{identifier}").json()["state"] == "pulling_snapshot", 20, "a sandbox that waits")
+        eventually(lambda: made.get(waiting["id"])["state"] == "pulling", 20, "a snapshot that waits")
     finally:
         stack.start("registry")
     assert made.settled(waiting["id"], 60)["state"] == "active"
-    eventually(lambda: api.get(f"/sandbox/{box.json()['id']}").json()["state"] == "started", 60, "the sandbox to start")
-    sandboxes.remove([box.json()["id"]])
+    assert asking.result(60).status_code == 200
+    eventually(lambda: api.get(f"/sandbox/{identifier}").json()["state"] == "started", 60, "the sandbox to start")
+    sandboxes.remove([identifier])
 
 
 @pytest.mark.deadline(150)

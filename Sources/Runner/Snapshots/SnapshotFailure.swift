@@ -40,9 +40,12 @@ package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failur
     case .badRequest, .notFound, .conflict, .server:
         if step == .push { return patience(failures) }
         if error.isAboutTheName { return .final }
-        return failures < failuresLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
+        return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
     }
 }
+
+/// How often a registry of a user's is asked that does not answer, or not as it should.
+package let strangersTriesLimit = 3
 
 /// 2, 4, 8, 16, then 30 seconds.
 private func patience(_ failures: Int) -> SnapshotFate { .retry(after: .seconds(min(2 << min(failures, 4), 30))) }

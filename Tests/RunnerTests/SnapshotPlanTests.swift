@@ -28,7 +28,7 @@ import Testing
         )
         let fates = (0..<5).map { judgeSnapshotFailure(error, step: .pull, failures: $0) }
         #expect(fates.firstIndex(of: .final) == strangersTriesLimit - 1)
-        #expect(fates.prefix(3).allSatisfy { if case .retry(let pause) = $0 { pause <= .seconds(4) } else { false } })
+        #expect(fates.prefix(2).allSatisfy { if case .retry(let pause) = $0 { pause <= .seconds(4) } else { false } })
     }
 
     @Test func whatIsOursIsWaitedFor() {

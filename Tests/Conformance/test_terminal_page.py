@@ -141,5 +141,5 @@ def test_a_connection_that_breaks_is_made_again(web: WebTerminal, preview: Previ
 
 
 def test_a_shell_that_ends_says_so(web: WebTerminal) -> None:
-    web.run("exit 3", "[non-zero exit]")
+    web.run("exit 3", "[exit code 3]")
     assert web.status == "ended" and web.tabs[0].endswith("(ended)")

@@ -83,8 +83,8 @@ def init(tidy: Any, engine: Engine) -> int:
     return int(engine.container(tidy.id)["State"]["Pid"])
 
 
-def runs(init: int, name: str, count: int = 1) -> Callable[[], bool]:
-    return lambda: sum(each.name == name for each in inside(init)) >= count
+def sleepers(init: int) -> int:
+    return sum(each.name == "sleep" for each in inside(init))
 
 
 def check(init: int, action: Callable[[], object], rounds: int = ROUNDS) -> None:
@@ -104,14 +104,15 @@ def test_a_deleted_session(tidy: Any, init: int) -> None:
         tidy.process.execute_session_command(name, SessionExecuteRequest(command="read line; sleep 7777", run_async=True))
         tidy.process.delete_session(name)
 
-    check(init, action)
+    check(init, action, rounds=1)  # what does not hear SIGTERM is waited for
 
 
 def test_a_killed_terminal(tidy: Any, init: int) -> None:
     def action() -> None:
+        before = sleepers(init)
         terminal = tidy.process.create_pty_session(secrets.token_hex(4))
         terminal.send_input(f"{STRAYS}\n")
-        eventually(runs(init, "sleep", 3), SETTLE_SECONDS, "the strays to run")
+        eventually(lambda: sleepers(init) == before + 3, SETTLE_SECONDS, "the strays to run")
         terminal.kill()
         terminal.disconnect()
 
@@ -136,12 +137,13 @@ def test_an_ssh_client_that_is_gone(tidy: Any, init: int, toolbox: httpx.Client)
 
     def action() -> None:
         # The client is killed, and so is its connection: nobody says goodbye.
+        before = sleepers(init)
         for options in ("", "-tt"):
-            lines = f"{ssh} {options} {STRAYS!r}' sleep 7777' >/dev/null </dev/null & until [ $(pgrep -c sleep) -ge 4 ]; do :; done; kill -9 $!"
+            lines = f"{ssh} {options} {STRAYS!r}' sleep 7777' >/dev/null </dev/null & until [ $(pgrep -c sleep) -ge {before + 4} ]; do :; done; kill -9 $!"
             assert tidy.process.exec(lines, timeout=20).exit_code == 0
-            eventually(lambda: not runs(init, "sleep")(), SETTLE_SECONDS, "what the client ran to be gone")
+            eventually(lambda: sleepers(init) == before, SETTLE_SECONDS, "what the client ran to be gone")
 
-    check(init, action)
+    check(init, action, rounds=2)
 
 
 def test_an_execution_that_takes_too_long(tidy: Any, init: int) -> None:

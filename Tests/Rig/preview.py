@@ -51,7 +51,7 @@ class Preview:
     def cut(self) -> None:
         """Breaks all connections, as a network does."""
         for each in list(self._open):
-            each.shutdown(socket.SHUT_RDWR)
+            self._end(each)
 
     def _accept(self) -> None:
         while True:
@@ -99,8 +99,12 @@ class Preview:
                 sink.sendall(piece)
         except OSError:
             pass
-        for each in (source, sink):
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        Preview._end(source)
+        Preview._end(sink)
+
+    @staticmethod
+    def _end(connection: socket.socket) -> None:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended

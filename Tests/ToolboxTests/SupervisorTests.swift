@@ -30,7 +30,7 @@ extension DaemonSuites {
                     #expect(processes(holding: "sleep 97532").isEmpty)
                     let show = #"{"command":"echo $KEPT/${TMPDIR-none}"}"#
                     let shown = try await its.client.call(.POST, "/process/execute", body: show)
-                    #expect(shown.text.contains(#""result":"as it was\/none\n""#))
+                    #expect(shown.text.contains(#""result":"as it was/none\n""#))
                     let missing = try await its.client.call(.GET, "/process/session/old")
                     #expect(missing.status == 404 && missing.text.contains("daemon was restarted"))
                     #expect(restarts == 1 || missing.text.contains("restarted 2 times"))

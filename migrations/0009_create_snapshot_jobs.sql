@@ -225,6 +225,12 @@ BEGIN
 END
 $$;
 
+-- Runner, at its start: it is at none of its jobs any more, so whoever is first may take them.
+CREATE FUNCTION release_snapshot_jobs() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE snapshot_job SET lease_expires_at = now() - interval '1 s' WHERE runner_id = require_runner() AND lease_expires_at > now()
+$$;
+
 -- Runner: still at it, and this far. False when it is mine no longer: then nothing of it may be kept.
 CREATE FUNCTION hold_snapshot_job(job uuid, held_epoch bigint, lease_seconds integer, now_at text, done bigint, total bigint)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -452,7 +458,7 @@ GRANT INSERT (organization_id, name, host, project), UPDATE (name, host, project
 GRANT SELECT ON runner_pull TO martlet_api, martlet_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON runner_pull TO martlet_runner;
 GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martlet_api, martlet_runner, martlet_operator;
-GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
+GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), release_snapshot_jobs(), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
     discard_repository(text), claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;

@@ -61,6 +61,23 @@ import Testing
         }
     }
 
+    @Test func aRunnerThatComesBackLetsGoOfItsJobsOnly() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            for name in ["one", "two"] { _ = try await ask(database, tenant, name: name) }
+            try await database.withRunner("a") { a in
+                try await database.withRunner("b") { b in
+                    let ofA = try #require(try await claim(a))
+                    let ofB = try #require(try await claim(b))
+                    try await a.jobs.releaseSnapshotJobs()
+                    let again = try #require(try await claim(b))
+                    #expect(again.snapshot == ofA.snapshot && again.epoch > ofB.epoch)
+                    #expect(try await claim(a) == nil, "the other's is held still")
+                }
+            }
+        }
+    }
+
     @Test func manyRunnersNeverHoldOneJobTwice() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()

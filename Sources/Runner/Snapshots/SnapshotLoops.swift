@@ -25,7 +25,7 @@ struct SnapshotLoops: Sendable {
 
     /// Until cancelled.
     func run() async {
-        await forgetFormerPulls()
+        await forgetFormerProcess()
         guard let registry = parts.registry else {
             parts.logger.notice(
                 "this runner has no registry: it makes no snapshots, and runs none that were made elsewhere"
@@ -38,12 +38,16 @@ struct SnapshotLoops: Sendable {
         }
     }
 
-    private func forgetFormerPulls() async {
+    private func forgetFormerProcess() async {
         do {
             try await parts.queries.forgetPulls(of: parts.identity)
+            try await parts.queries.releaseSnapshotJobs()
         } catch {
             if !Task.isCancelled {
-                parts.logger.warning("former pulls cannot be forgotten", metadata: ["error": "\(error)"])
+                parts.logger.warning(
+                    "what a former process was at cannot be let go of",
+                    metadata: ["error": "\(error)"]
+                )
             }
         }
     }

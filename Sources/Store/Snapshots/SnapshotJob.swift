@@ -82,6 +82,11 @@ extension RunnerQueries {
         ).map(SnapshotJob.init)
     }
 
+    /// A former process of this runner is at none of its jobs any more. For the start, before the first claim.
+    package func releaseSnapshotJobs() async throws {
+        _ = try await client.query("SELECT release_snapshot_jobs()")
+    }
+
     /// Keeps the job for another `lease` and tells how far it is. False when it is held no longer.
     package func hold(_ job: SnapshotJob, for lease: Duration, step: String, progress: TransferProgress?) async throws
         -> Bool

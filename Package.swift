@@ -103,8 +103,9 @@ let targets: [Target] = [
     library(
         "Runner",
         [
-            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .crypto, .logging, .nioCore,
-            .nioHTTP1, .nioPosix,
+            "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", .asyncHTTPClient, .crypto,
+            .logging,
+            .nioCore, .nioHTTP1, .nioPosix,
             .nioSSL, .serviceLifecycle, .swiftASN1, .x509,
         ]
     ),

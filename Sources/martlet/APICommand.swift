@@ -40,6 +40,7 @@ struct APICommand: AsyncParsableCommand {
                 variable: "MARTLET_DATABASE_CONNECTIONS",
                 value: "\(databaseConnections)"
             ),
+            .secretsKey,
         ])
         guard (2...1000).contains(databaseConnections) else {
             throw ValidationError("--database-connections is \(databaseConnections); it must be between 2 and 1000")
@@ -48,7 +49,7 @@ struct APICommand: AsyncParsableCommand {
         var postgres = try PostgresConfiguration(url: database.url, applicationName: "martlet-api")
         postgres.lockDeadline = Self.lockDeadline
         let pool = PostgresPool(postgres, limits: .init(connectionLimit: databaseConnections), logger: log)
-        let configuration = APIConfiguration(
+        var configuration = APIConfiguration(
             host: listen.host,
             port: listen.port,
             toolboxProxyURL: "\(proxyPublicURL)/toolbox",
@@ -56,6 +57,7 @@ struct APICommand: AsyncParsableCommand {
             defaultSnapshot: defaultSnapshot,
             version: Martlet.version
         )
+        configuration.secrets = try SecretBox.ofEnvironment()
         let api = buildAPI(configuration, APIDependencies(database: pool, databaseConfiguration: postgres, logger: log))
         try await runServices([PoolService(pool: pool)] + api.services, log: log)
     }

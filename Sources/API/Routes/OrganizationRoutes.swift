@@ -63,7 +63,7 @@ struct OrganizationRoutes: Sendable {
         return try .json(
             UsageWire(
                 regionUsage: usage.map { RegionUsageWire($0, of: organization) },
-                totalSnapshotQuota: UsageWire.unlimited,
+                totalSnapshotQuota: organization.snapshotLimit ?? UsageWire.unlimited,
                 currentSnapshotUsage: snapshots,
                 totalVolumeQuota: 0,
                 currentVolumeUsage: 0
@@ -91,7 +91,7 @@ struct OrganizationWire: Encodable {
     var maxDiskPerSandbox: Int
     var secretQuota = 0
     var maxSecretsPerSandbox = 0
-    var snapshotDeactivationTimeoutMinutes = 0
+    var snapshotDeactivationTimeoutMinutes: Int
     var sandboxLimitedNetworkEgress: Bool
     var previewWarningEnabled = false
     var ssoEnabled = false
@@ -111,6 +111,7 @@ struct OrganizationWire: Encodable {
         maxCpuPerSandbox = record.cpuLimitPerSandbox
         maxMemoryPerSandbox = record.memoryLimitGibPerSandbox
         maxDiskPerSandbox = record.diskLimitGibPerSandbox
+        snapshotDeactivationTimeoutMinutes = record.snapshotDeactivationMinutes
         sandboxLimitedNetworkEgress = record.blocksNetworkByDefault
         defaultRegionId = record.defaultRegionID
     }

@@ -16,12 +16,6 @@ enum UnsupportedRoutes {
     private static let list = """
         GET /audit/scenarios get_audit_scenarios
         GET /audit/organizations/{organizationId} get_organization_audit_logs
-        POST /docker-registry create_registry
-        DELETE /docker-registry/{id} delete_registry
-        GET /docker-registry/{id} get_registry
-        GET /docker-registry/registry-push-access get_transient_push_access
-        GET /docker-registry list_registries
-        PATCH /docker-registry/{id} update_registry
         GET /jobs/{jobId} get_job
         GET /jobs list_jobs
         GET /jobs/poll poll_jobs
@@ -118,12 +112,8 @@ enum UnsupportedRoutes {
         GET /secret list_secrets
         GET /secret/paginated list_secrets_paginated
         PATCH /secret/{secretId} update_secret
-        POST /snapshots/{id}/activate activate_snapshot
-        POST /snapshots create_snapshot
-        POST /snapshots/{id}/deactivate deactivate_snapshot
         GET /snapshots/{id}/build-logs get_snapshot_build_logs
         GET /snapshots/{id}/build-logs-url get_snapshot_build_logs_url
-        DELETE /snapshots/{id} remove_snapshot
         POST /users/privacy-policies/accept accept_privacy_policies
         POST /users/me/pending-sso-links/{id}/confirm confirm_pending_sso_link
         DELETE /users/me/pending-sso-links/{id} dismiss_pending_sso_link

@@ -55,6 +55,7 @@ package func buildAPI(
         SandboxRoutes(sandboxes: sandboxes, configuration: configuration).routes
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
+        + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
     let addresses = AddressCounts(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)

@@ -1,3 +1,5 @@
+package import Store
+
 /// What an operator decides about an API process.
 package struct APIConfiguration: Sendable {
     package var host: String
@@ -13,6 +15,8 @@ package struct APIConfiguration: Sendable {
     /// The snapshot for a create that names none.
     package var defaultSnapshot: String
     package var version: String
+    /// Seals the passwords of registries; nil takes none.
+    package var secrets: SecretBox?
     package var limits = APILimits()
 
     package init(

@@ -18,6 +18,7 @@ package struct OrganizationRecord: Sendable, Identifiable {
     package let memoryLimitGibPerSandbox: Int
     package let diskLimitGibPerSandbox: Int
     package let blocksNetworkByDefault: Bool
+    package let recordsTerminalsByDefault: Bool
     package let createdAt: Date
     package let updatedAt: Date
 
@@ -36,6 +37,7 @@ package struct OrganizationRecord: Sendable, Identifiable {
         memoryLimitGibPerSandbox = try row["memory_limit_gib_per_sandbox"]
         diskLimitGibPerSandbox = try row["disk_limit_gib_per_sandbox"]
         blocksNetworkByDefault = try row["block_network_by_default"]
+        recordsTerminalsByDefault = try row["record_terminals"]
         createdAt = try row["created_at"]
         updatedAt = try row["updated_at"]
     }
@@ -67,10 +69,22 @@ package struct OrganizationQueries: Sendable {
             """
             SELECT id, name, personal, created_by, default_region_id, suspended, suspension_reason, cpu_limit, memory_limit_gib,
                 disk_limit_gib, cpu_limit_per_sandbox, memory_limit_gib_per_sandbox, disk_limit_gib_per_sandbox,
-                block_network_by_default, created_at, updated_at
+                block_network_by_default, record_terminals, created_at, updated_at
             FROM organization WHERE id = \(id)
             """
         ).map(OrganizationRecord.init)
+    }
+
+    /// Whether terminals of sandboxes that are made from now on are recorded, unless their creator says otherwise.
+    package func setRecordsTerminals(_ records: Bool, of organization: OrganizationID, by actor: Actor) async throws {
+        try await client.execute(Self.settingRecording(records, of: organization, by: actor))
+    }
+
+    static func settingRecording(_ records: Bool, of organization: OrganizationID, by actor: Actor) -> SQL {
+        """
+        \(actor.acting)
+        UPDATE organization SET record_terminals = \(records), updated_at = now() FROM acting WHERE id = \(organization)
+        """
     }
 
     /// One entry for each region the organization may use, also where it has nothing.

@@ -73,7 +73,7 @@ package struct CastWriter: Sendable {
         _ write: (inout JSONTextEscaper, inout ByteBuffer) -> Void
     ) {
         let start = lines.writerIndex
-        lines.writeString("[\(time.inSeconds), \"")
+        lines.writeString("[\(time.decimalSeconds), \"")
         lines.writeStaticString(code)
         lines.writeStaticString("\", \"")
         let empty = lines.writerIndex
@@ -111,7 +111,7 @@ struct CastEvent: Decodable, Equatable {
 
 extension Duration {
     /// With six decimals, as JSON has numbers.
-    fileprivate var inSeconds: String {
+    fileprivate var decimalSeconds: String {
         let (seconds, attoseconds) = components
         let micros = String(attoseconds / 1_000_000_000_000)
         return "\(seconds).\(String(repeating: "0", count: 6 - micros.count))\(micros)"

@@ -1,5 +1,6 @@
-package import FoundationEssentials
+import FoundationEssentials
 import Glibc
+import HTTPTypes
 package import NIOCore
 import NIOPosix
 import Synchronization

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import HTTPTypes
 package import Logging
 import NIOCore
 import NIOPosix

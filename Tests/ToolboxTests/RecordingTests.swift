@@ -168,12 +168,10 @@ extension DaemonSuites {
                 try await daemon.record()
                 var shown = ""
                 try await daemon.terminal("one", query: "&cols=91&rows=17") { peer in
-                    try await peer.type("stty -echo; printf 'ready\\n'\n")
-                    #expect(try await peer.read(until: "ready\r\n"))
-                    try await peer.type(
-                        "printf 'ask\\n'; read secret; printf '\\342'; sleep 0.2; printf '\\202\\254 \\377 %s\\n' ${#secret}\n"
-                    )
-                    // Before that the shell may read it as a command.
+                    // Of another shell, that does not edit lines: what it reads is echoed by nobody once it asks.
+                    let ask = "stty -echo; printf 'as''k\\n'; read secret; stty echo"
+                    let show = "printf '\\342'; sleep 0.2; printf '\\202\\254 \\377 %s\\n' ${#secret}"
+                    try await peer.type("sh -c \"\(ask); \(show)\"\n".replacing("$", with: "\\$"))
                     #expect(try await peer.read(until: "ask\r\n"))
                     try await peer.type("password-1\n")
                     #expect(try await peer.read(until: "\u{20AC} \u{FFFD} 10\r\n"))

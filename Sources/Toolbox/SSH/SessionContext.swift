@@ -4,6 +4,7 @@ import NIOCore
 /// What sessions start programs with.
 struct SessionContext: Sendable {
     let processes: ProcessTable
+    let recordings: RecordingTable
     let environment: EnvironmentStore
     let workingDirectory: WorkingDirectory
     let spoolDirectory: String

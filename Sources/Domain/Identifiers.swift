@@ -45,6 +45,7 @@ package enum OrganizationKind {}
 package enum UserKind {}
 package enum SnapshotKind {}
 package enum APIKeyKind {}
+package enum SSHAccessKind {}
 
 package typealias SandboxID = Identifier<SandboxKind>
 package typealias RunnerID = Identifier<RunnerKind>
@@ -52,3 +53,4 @@ package typealias OrganizationID = Identifier<OrganizationKind>
 package typealias UserID = Identifier<UserKind>
 package typealias SnapshotID = Identifier<SnapshotKind>
 package typealias APIKeyID = Identifier<APIKeyKind>
+package typealias SSHAccessID = Identifier<SSHAccessKind>

@@ -19,6 +19,7 @@ struct Housekeeper: Service {
     /// Each chore by itself: one that fails keeps no other from being done.
     private func housekeepOnce() async {
         await attempt("timers") { try await database.sandboxes.housekeep() }
+        await attempt("ssh access") { try await database.sshAccess.purge() }
         await attempt("events") { try await database.sandboxes.purgeEvents() }
     }
 

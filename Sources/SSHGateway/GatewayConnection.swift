@@ -1,7 +1,9 @@
 import CLibSSH
 import Domain
 import Glibc
+import Limiting
 import Logging
+import Proxy
 import SSHServing
 import Store
 

@@ -1,9 +1,9 @@
 import Glibc
 package import Logging
 package import NIOCore
-package import NIOPosix
+import NIOPosix
 import Proxy
-package import ServiceLifecycle
+import ServiceLifecycle
 import SSHServing
 package import Store
 

@@ -114,7 +114,7 @@ private struct Wire {
 
     func send(_ text: String) {
         _ = text.utf8CString.withUnsafeBytes {
-            Glibc.send(descriptor, $0.baseAddress, $0.count - 1, CInt(MSG_NOSIGNAL.rawValue))
+            Glibc.send(descriptor, $0.baseAddress, $0.count - 1, CInt(MSG_NOSIGNAL))
         }
     }
 

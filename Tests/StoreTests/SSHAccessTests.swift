@@ -64,11 +64,11 @@ import Testing
             let token = SSHToken.random()
             let access = database.owner.sshAccess
             _ = try await access.grant(token, to: sandbox, in: tenant.organization, minutes: 5, by: Actor("test"))
-            try await database.withPool(of: .api) { #expect(try await $0.sshAccess.purge() == 0) }
+            #expect(try await database.withPool(of: .api) { try await $0.sshAccess.purge() } == 0)
             try await database.owner.execute("UPDATE ssh_access SET expires_at = now()")
             #expect(try await access.sandbox(for: token.hash, in: tenant.organization) == nil)
             #expect(try await database.owner.query("SELECT FROM admit_ssh(\(token.hash))").isEmpty)
-            try await database.withPool(of: .api) { #expect(try await $0.sshAccess.purge() == 1) }
+            #expect(try await database.withPool(of: .api) { try await $0.sshAccess.purge() } == 1)
         }
     }
 

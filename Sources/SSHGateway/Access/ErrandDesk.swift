@@ -23,27 +23,27 @@ final class ErrandDesk: Sendable {
     private let tunnels: RunnerTunnels
     private let limits: GatewayLimits
     private let log: Logger
-    private let admissions: (stream: AsyncStream<Admission>, new: AsyncStream<Admission>.Continuation)
-    private let openings: (stream: AsyncStream<Opening>, new: AsyncStream<Opening>.Continuation)
+    private let admissions: (stream: AsyncStream<Admission>, continuation: AsyncStream<Admission>.Continuation)
+    private let openings: (stream: AsyncStream<Opening>, continuation: AsyncStream<Opening>.Continuation)
 
     init(source: any SSHAccessSource, tunnels: RunnerTunnels, limits: GatewayLimits, log: Logger) {
         self.source = source
         self.tunnels = tunnels
         self.limits = limits
         self.log = log
-        admissions = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(limits.errandsLimit))
-        openings = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(limits.errandsLimit))
+        admissions = AsyncStream.makeStream(of: Admission.self, bufferingPolicy: .bufferingOldest(limits.errandsLimit))
+        openings = AsyncStream.makeStream(of: Opening.self, bufferingPolicy: .bufferingOldest(limits.errandsLimit))
     }
 
     /// Asks what the token with this SHA-256 opens.
     func admit(_ tokenHash: [UInt8], tell mailbox: Mailbox<GatewayNews>) {
-        if case .enqueued = admissions.new.yield(Admission(tokenHash: tokenHash, mailbox: mailbox)) { return }
+        if case .enqueued = admissions.continuation.yield(Admission(tokenHash: tokenHash, mailbox: mailbox)) { return }
         mailbox.post(.admission(.failure(Busy())))
     }
 
     /// Opens a tunnel to a port in a sandbox.
     func open(_ destination: Destination, port: Int, tell mailbox: Mailbox<GatewayNews>) {
-        if case .enqueued = openings.new.yield(Opening(destination: destination, port: port, mailbox: mailbox)) { return }
+        if case .enqueued = openings.continuation.yield(Opening(destination: destination, port: port, mailbox: mailbox)) { return }
         mailbox.post(.tunnel(.failure(TunnelRefusal(message: "the gateway is overloaded; try again in a moment"))))
     }
 

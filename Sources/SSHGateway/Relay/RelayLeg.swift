@@ -96,7 +96,7 @@ final class RelayLeg {
     func discardInput() -> Bool {
         var piece = [UInt8](repeating: 0, count: 16 << 10)
         while true {
-            let count = recv(descriptor, &piece, piece.count, CInt(MSG_DONTWAIT.rawValue))
+            let count = recv(descriptor, &piece, piece.count, CInt(MSG_DONTWAIT))
             if count > 0 || count < 0 && errno == EINTR { continue }
             return count < 0 && errno == EAGAIN
         }

@@ -45,7 +45,7 @@ struct KeyRequest {
     /// Does what can be done now.
     mutating func advance() -> Outcome {
         while !unsent.isEmpty {
-            let count = unsent.withUnsafeBytes { send(socket.descriptor, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL.rawValue)) }
+            let count = unsent.withUnsafeBytes { send(socket.descriptor, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
             if count < 0 && errno == EINTR { continue }
             if count < 0 && errno == EAGAIN { return .pending }
             guard count > 0 else { return Self.noAnswer }

@@ -5,6 +5,7 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 import Proxy
+import Store
 import Tunnels
 
 /// Opens ways into sandboxes through their runners' ingress, as the proxy goes: TLS with the runner's certificate pinned,

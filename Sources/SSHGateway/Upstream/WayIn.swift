@@ -126,7 +126,7 @@ final class WayIn {
         guard leg.write() else { return .failed }
         // Both kinds of functions have these two in common.
         if result == SSH_OK { return .done }
-        if result == SSH_AGAIN || result == CInt(bitPattern: SSH_AUTH_AGAIN.rawValue) {
+        if result == SSH_AGAIN || result == CInt(SSH_AUTH_AGAIN.rawValue) {
             return leg.markSeen() ? .pending : .failed
         }
         return .failed

@@ -92,7 +92,8 @@ let targets: [Target] = [
     library(
         "Toolbox",
         [
-            "CLibSSH", "CLinux", "CTerminalPage", "SSHServing", "WebSockets", .hummingbird, .hummingbirdCore, .httpTypes, .logging,
+            "CLibSSH", "CLinux", "CTerminalPage", "SSHServing", "WebSockets", .hummingbird, .hummingbirdCore,
+            .httpTypes, .logging,
             .nioCore, .nioFoundation, .nioHTTPTypes, .nioPosix,
             .serviceLifecycle, .unixSignals,
         ]
@@ -131,7 +132,8 @@ let targets: [Target] = [
     executable(
         "martlet",
         [
-            "API", "Docker", "Domain", "Firewall", "Postgres", "Proxy", "Runner", "SSHGateway", "Store", .argumentParser,
+            "API", "Docker", "Domain", "Firewall", "Postgres", "Proxy", "Runner", "SSHGateway", "SSHServing", "Store",
+            .argumentParser,
             .asyncHTTPClient, .logging,
             .nioCore, .nioFoundation, .nioHTTP1, .serviceLifecycle, .unixSignals,
         ]
@@ -158,7 +160,8 @@ let targets: [Target] = [
     tests(
         "ToolboxTests",
         [
-            "CLibSSH", "SSHServing", "Toolbox", "WebSockets", .hummingbird, .hummingbirdCore, .logging, .nioCore, .nioHTTP1,
+            "CLibSSH", "SSHServing", "Toolbox", "WebSockets", .hummingbird, .hummingbirdCore, .logging, .nioCore,
+            .nioHTTP1,
             .nioPosix,
             .serviceLifecycle,
         ]

@@ -114,7 +114,10 @@ final class GatewayConnection {
     private func exchangeKeys() {
         guard client.read(atMost: limits.readsPerTurn), client.write() else { return isOver = true }
         switch ssh_handle_key_exchange(client.session) {
-        case SSH_OK: phase = .loggingIn
+        case SSH_OK:
+            phase = .loggingIn
+            // What came together with the last of the keys was read with it.
+            takeMessages()
         case SSH_AGAIN: break
         default: isOver = true
         }
@@ -220,7 +223,9 @@ final class GatewayConnection {
         case .success(let new?):
             recheckAt = nil
             if let reason = Farewell.reasonToEnd(new.sandbox, is: new.state) { return leave(reason) }
-            if let old = admission?.route?.epoch, let epoch = new.route?.epoch, old != epoch { return leave(Farewell.moved) }
+            if let old = admission?.route?.epoch, let epoch = new.route?.epoch, old != epoch {
+                return leave(Farewell.moved)
+            }
             admission = new
             expiresAt = .now + new.timeLeft
             if case .bereft = phase { leave(Farewell.lost) }
@@ -236,7 +241,8 @@ final class GatewayConnection {
             case (.end(let word), _): leave(word)
             case (.admission(.success(let found)), .loggingIn): login.learn(found)
             case (.admission(.failure), .loggingIn): leave(Farewell.database)
-            case (.admission(let answer), .entering), (.admission(let answer), .relaying), (.admission(let answer), .bereft):
+            case (.admission(let answer), .entering), (.admission(let answer), .relaying),
+                (.admission(let answer), .bereft):
                 review(answer)
             case (.tunnel(let tunnel), .entering(let way)): way.arrived(tunnel)
             case (.recheck, .entering), (.recheck, .relaying): gateway.desk.admit(tokenHash, tell: mailbox)
@@ -307,6 +313,7 @@ final class GatewayConnection {
 
     private func linger() {
         shutdown(client.descriptor, CInt(SHUT_WR))
+        isOver = !client.discardInput()
         phase = .lingering(until: .now + limits.lingerDeadline)
     }
 

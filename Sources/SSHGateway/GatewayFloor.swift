@@ -76,7 +76,9 @@ final class GatewayFloor: Sendable {
     /// Has everybody whom a change concerns look again.
     func apply(_ change: SSHAccessChange) {
         let concerned = state.withLock { state in
-            state.admissions.compactMap { entry in entry.value.isConcerned(by: change) ? state.mailboxes[entry.key] : nil }
+            state.admissions.compactMap { entry in
+                entry.value.isConcerned(by: change) ? state.mailboxes[entry.key] : nil
+            }
         }
         for mailbox in concerned { mailbox.post(.recheck) }
     }

@@ -30,7 +30,8 @@ enum HostKeyFile {
         }
         guard let key = KeyPair(file: text) else {
             throw Failure(
-                description: "\(path) holds no Ed25519 key without a passphrase; make one: ssh-keygen -t ed25519 -N '' -f \(path)"
+                description:
+                    "\(path) holds no Ed25519 key without a passphrase; make one: ssh-keygen -t ed25519 -N '' -f \(path)"
             )
         }
         return key
@@ -46,7 +47,9 @@ enum HostKeyFile {
         guard descriptor >= 0 else { throw failure("cannot write the host key \(unfinished)") }
         defer { unlink(unfinished) }
         let written = text.utf8CString.dropLast().withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
-        guard written == text.utf8.count, close(descriptor) == 0 else { throw failure("cannot write the host key \(unfinished)") }
+        guard written == text.utf8.count, close(descriptor) == 0 else {
+            throw failure("cannot write the host key \(unfinished)")
+        }
         guard link(unfinished, path) == 0 || errno == EEXIST else { throw failure("cannot make the host key \(path)") }
     }
 

@@ -69,7 +69,8 @@ package struct SSHGatewayService: Service {
         return SSHGatewayService(listener: listener, stopped: try Mailbox(), floor: floor, source: source)
     }
 
-    private init(listener: OwnedSocket, stopped: Mailbox<GatewayNews>, floor: GatewayFloor, source: any SSHAccessSource) {
+    private init(listener: OwnedSocket, stopped: Mailbox<GatewayNews>, floor: GatewayFloor, source: any SSHAccessSource)
+    {
         port = PeerAddress.of(listener.descriptor).port
         hostKey = floor.hostKey.line
         (self.listener, self.stopped, self.floor, self.source) = (listener, stopped, floor, source)

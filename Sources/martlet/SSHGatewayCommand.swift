@@ -16,7 +16,8 @@ struct SSHGatewayCommand: AsyncParsableCommand {
     @Option(help: "Address to listen on. [MARTLET_SSH_GATEWAY_LISTEN]")
     var listen = ListenAddress(argument: Environment["MARTLET_SSH_GATEWAY_LISTEN"] ?? "127.0.0.1:3989")!
     @Option(
-        help: "File with the Ed25519 host key, as ssh-keygen writes it; made when it is not there. [MARTLET_SSH_GATEWAY_HOST_KEY]"
+        help:
+            "File with the Ed25519 host key, as ssh-keygen writes it; made when it is not there. [MARTLET_SSH_GATEWAY_HOST_KEY]"
     )
     var hostKey = Environment["MARTLET_SSH_GATEWAY_HOST_KEY"] ?? "/var/lib/martlet/ssh-gateway/ssh_host_ed25519_key"
     @Option(help: "Connections at a time, in all. [MARTLET_SSH_GATEWAY_CONNECTIONS]")

@@ -43,7 +43,10 @@ import Testing
             try await api.database.makeSandbox(of: api.tenant, name: "box")
             for minutes in ["0", "-1", "43201", "1.5", "x", ""] {
                 let answer = try await api.send("POST", "/api/sandbox/box/ssh-access?expiresInMinutes=\(minutes)")
-                #expect(answer.status == 400 && answer.message.contains("expiresInMinutes"), "\(minutes): \(answer.text)")
+                #expect(
+                    answer.status == 400 && answer.message.contains("expiresInMinutes"),
+                    "\(minutes): \(answer.text)"
+                )
             }
             let path = "/api/sandbox/ssh-access/validate"
             for query in ["", "?token="] { #expect(try await api.send("GET", path + query).status == 400) }

@@ -10,7 +10,7 @@ import Testing
         #expect(account.answered() == nil, "nobody asked")
         let asked = [true, false, false, true, true, false, true]
         for (index, isOurs) in asked.enumerated() {
-            #expect(account.sent(isOurs: isOurs))
+            #expect(account.sent(isOurs: isOurs) == true)
             if index > 0 { #expect(account.answered() == asked[index - 1]) }
         }
         #expect(account.answered() == true)
@@ -19,22 +19,22 @@ import Testing
 
     @Test func whoeverDoesNotAnswerIsAskedNoMore() {
         var account = RequestAccount(limit: 2)
-        #expect(account.sent(isOurs: false))
-        #expect(account.sent(isOurs: false))
-        #expect(!account.sent(isOurs: true))
+        #expect(account.sent(isOurs: false) == true)
+        #expect(account.sent(isOurs: false) == true)
+        #expect(account.sent(isOurs: true) == false)
         #expect(account.answered() == false)
-        #expect(account.sent(isOurs: true))
+        #expect(account.sent(isOurs: true) == true)
     }
 
     @Test func channelsAreCountedFromBothSides() {
         var account = ChannelAccount(limit: 2)
-        #expect(account.open())
-        #expect(account.open())
-        #expect(!account.open(), "the limit")
+        #expect(account.open() == true)
+        #expect(account.open() == true)
+        #expect(account.open() == false, "the limit")
         account.closed()
-        #expect(!account.open(), "closed by one side only")
+        #expect(account.open() == false, "closed by one side only")
         account.closed()
-        #expect(account.open())
+        #expect(account.open() == true)
         account.failed()
         #expect(account.count == 1)
         for _ in 0..<9 { account.closed() }
@@ -66,20 +66,22 @@ import Testing
         packet.add(7)
         packet.bytes.withUnsafeBytes { bytes in
             var reader = PacketReader(bytes)
-            #expect(reader.skipString())
+            #expect(reader.skipString() == true)
             #expect(reader.boolean() == true)
             #expect(reader.number() == 7)
-            #expect(reader.number() == nil && reader.boolean() == nil && !reader.skipString(), "beyond the end")
+            #expect(reader.number() == nil, "beyond the end")
+            #expect(reader.boolean() == nil)
+            #expect(reader.skipString() == false)
         }
         for length in 0..<4 {
             Array(repeating: UInt8(255), count: length).withUnsafeBytes { bytes in
                 var reader = PacketReader(bytes)
-                #expect(!reader.skipString())
+                #expect(reader.skipString() == false)
             }
         }
         [0, 0, 0, 5, 1, 2, 3, 4].withUnsafeBytes { (bytes: UnsafeRawBufferPointer) in
             var reader = PacketReader(bytes)
-            #expect(!reader.skipString(), "longer than the packet; bytes of \(bytes.count)")
+            #expect(reader.skipString() == false, "longer than the packet; bytes of \(bytes.count)")
         }
     }
 
@@ -89,7 +91,10 @@ import Testing
             let reason = Farewell.reason(sandbox, is: state)
             #expect((reason == nil) == (state == .started), "\(state)")
             if let reason {
-                #expect(reason.contains("\(sandbox)") && reason.utf8.count < 400, "OpenSSH cuts what is longer: \(reason)")
+                #expect(
+                    reason.contains("\(sandbox)") && reason.utf8.count < 400,
+                    "OpenSSH cuts what is longer: \(reason)"
+                )
             }
             let end = Farewell.reasonToEnd(sandbox, is: state)
             #expect((end == nil) == (state == .started || state == .unknown), "\(state)")

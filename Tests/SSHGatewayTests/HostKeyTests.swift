@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import SSHServing
 import Testing
 
 @testable import SSHGateway
@@ -20,8 +21,14 @@ import Testing
             var status = stat()
             #expect(stat(path, &status) == 0 && status.st_mode & 0o777 == 0o600)
             let folder = URL(filePath: path).deletingLastPathComponent().path
-            #expect(try FileManager.default.contentsOfDirectory(atPath: folder) == ["key"], "nothing unfinished is left")
-            try inFolder { other in #expect(try HostKeyFile.load(other).line != made.line) }
+            #expect(
+                try FileManager.default.contentsOfDirectory(atPath: folder) == ["key"],
+                "nothing unfinished is left"
+            )
+            try inFolder { other in
+                let another = try HostKeyFile.load(other)
+                #expect(another.line != made.line)
+            }
         }
     }
 
@@ -40,7 +47,8 @@ import Testing
     }
 
     @Test func isWhatOpenSSHReads() async throws {
-        let path = FileManager.default.temporaryDirectory.appending(path: "gateway-\(UInt64.random(in: 0 ... .max))").path
+        let path = FileManager.default.temporaryDirectory.appending(path: "gateway-\(UInt64.random(in: 0 ... .max))")
+            .path
         defer { unlink(path) }
         let key = try HostKeyFile.load(path)
         let shown = try await ran("ssh-keygen", ["-y", "-f", path])

@@ -1,5 +1,6 @@
 import Domain
 import Glibc
+import Postgres
 import SSHServing
 import Store
 import TestSupport

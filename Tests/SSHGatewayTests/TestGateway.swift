@@ -107,7 +107,7 @@ func ran(_ program: String, _ arguments: [String]) async throws -> Ran {
         case .exited(let code): code
         case .signaled(let number): -number
         }
-    return Ran(code: code, output: done.standardOutput ?? "", errors: done.standardError ?? "")
+    return Ran(code: code, output: done.standardOutput, errors: done.standardError)
 }
 
 /// Waits until it is so, for 10 seconds at most.

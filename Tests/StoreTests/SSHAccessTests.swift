@@ -89,7 +89,9 @@ import Testing
                     #expect(found.timeLeft > .seconds(290) && found.timeLeft <= .seconds(300))
                     #expect(try await source.admission(tokenHash: SSHToken.random().hash) == nil)
                     try await source.reportActivity(of: [sandbox])
-                    for table in ["ssh_access", "sandbox", "route", "api_key", "event", "runner_status", "sandbox_status"] {
+                    for table in [
+                        "ssh_access", "sandbox", "route", "api_key", "event", "runner_status", "sandbox_status",
+                    ] {
                         await expectDenied(pool, "SELECT * FROM \(identifier: table)")
                     }
                     await expectDenied(pool, "SELECT authorize_api_key('\\x00')")

@@ -43,7 +43,10 @@ final class ErrandDesk: Sendable {
 
     /// Opens a tunnel to a port in a sandbox.
     func open(_ destination: Destination, port: Int, tell mailbox: Mailbox<GatewayNews>) {
-        if case .enqueued = openings.continuation.yield(Opening(destination: destination, port: port, mailbox: mailbox)) { return }
+        if case .enqueued = openings.continuation.yield(Opening(destination: destination, port: port, mailbox: mailbox))
+        {
+            return
+        }
         mailbox.post(.tunnel(.failure(TunnelRefusal(message: "the gateway is overloaded; try again in a moment"))))
     }
 

@@ -32,7 +32,8 @@ enum Farewell {
         case .paused, .archived: "sandbox \(sandbox) is \(state.rawValue); start it, then connect again"
         case .stopping, .pausing, .archiving:
             "sandbox \(sandbox) is \(state.rawValue); start it when that is done, then connect again"
-        case .creating, .restoring, .starting, .pendingBuild, .buildingSnapshot, .pullingSnapshot, .resizing, .snapshotting,
+        case .creating, .restoring, .starting, .pendingBuild, .buildingSnapshot, .pullingSnapshot, .resizing,
+            .snapshotting,
             .forking, .resuming:
             "sandbox \(sandbox) is \(state.rawValue); wait until it is started, then connect again"
         case .error, .buildFailed:

@@ -21,7 +21,9 @@ final class Relay {
 
     init(client: RelayLeg, sandbox: RelayLeg, limits: GatewayLimits) {
         self.limits = limits
-        let side = { Side(leg: $0, requests: RequestAccount(limit: limits.unansweredRequestsLimit), pulse: Pulse(limits)) }
+        let side = {
+            Side(leg: $0, requests: RequestAccount(limit: limits.unansweredRequestsLimit), pulse: Pulse(limits))
+        }
         (self.client, self.sandbox) = (side(client), side(sandbox))
         channels = ChannelAccount(limit: limits.channelsLimit)
         client.handlePackets { [unowned self] in pass($0, $1, from: \.client, to: \.sandbox) }

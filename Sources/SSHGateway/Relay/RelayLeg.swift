@@ -46,7 +46,9 @@ final class RelayLeg {
 
     var session: ssh_session { martlet_ssh_leg_session(leg) }
     var descriptor: CInt { ssh_get_fd(session) }
-    var isOpen: Bool { ssh_is_connected(session) != 0 && ssh_get_status(session) & (SSH_CLOSED | SSH_CLOSED_ERROR) == 0 }
+    var isOpen: Bool {
+        ssh_is_connected(session) != 0 && ssh_get_status(session) & (SSH_CLOSED | SSH_CLOSED_ERROR) == 0
+    }
 
     /// Something waits until the socket takes it.
     var isWriting: Bool { martlet_ssh_is_writing(leg) != 0 }

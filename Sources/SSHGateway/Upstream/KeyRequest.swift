@@ -77,7 +77,9 @@ struct KeyRequest {
         }
         guard let server = try? JSONDecoder().decode(SandboxServer.self, from: body), (1...65535).contains(server.port)
         else {
-            return .failed("the sandbox's daemon gave a wrong answer; is it of an older version? Stop and start the sandbox")
+            return .failed(
+                "the sandbox's daemon gave a wrong answer; is it of an older version? Stop and start the sandbox"
+            )
         }
         return .done(server)
     }

@@ -105,7 +105,8 @@ final class WayIn {
         case .failed: failure = "the SSH server of the sandbox does not answer as one; try again"
         case .done:
             guard Self.hostKey(of: leg.session) == hostKey else {
-                failure = "the SSH server of the sandbox shows another key than its daemon told; stop and start the sandbox"
+                failure =
+                    "the SSH server of the sandbox shows another key than its daemon told; stop and start the sandbox"
                 return
             }
             step = .loggingIn(leg)

@@ -85,7 +85,7 @@ struct IngressTests {
                 (403, Ask(secret: Array(repeating: 0, count: 32))),
                 (403, Ask(lifetime: 0)),
                 (403, Ask(lifetime: -1)),
-                (403, Ask(lifetime: 61)),
+                (403, Ask(lifetime: 75)),
                 (403, Ask(signedSandbox: other)),
                 (403, Ask(signedPort: "2281")),
                 (403, Ask(signedEpoch: "2")),

@@ -59,8 +59,10 @@ def session(user: SSHUser, *command: str, options: tuple[str, ...] = ()) -> Iter
 
 
 def end_of(process: subprocess.Popen[bytes]) -> str:
-    """What a session says when it is ended from outside."""
-    _, errors = process.communicate(timeout=END_SECONDS)
+    """What a session says when it is ended from outside. Its input stays open, or it would end by itself."""
+    process.wait(END_SECONDS)
+    assert process.stderr is not None
+    errors = process.stderr.read()
     assert process.returncode == 255, (process.returncode, errors)
     return errors.decode()
 
@@ -195,6 +197,12 @@ def test_files_arrive_as_they_were(user: SSHUser, folder: Path) -> None:
     check("/tmp/by-sftp-2", get)
     user.output("rm /tmp/by-*")
     source.unlink()
+
+
+def test_keys_are_renewed_in_the_middle(user: SSHUser) -> None:
+    """On both sides, in both directions at once, and again and again."""
+    data = os.urandom(20 * MEGABYTE)
+    assert user.output("cat", input=data, options=("-o", "RekeyLimit=1M")) == data
 
 
 def test_rsync(user: SSHUser, folder: Path) -> None:

@@ -91,7 +91,9 @@ final class GatewayConnection {
         case .loggingIn: client.hasUnseen && !login.isBusy
         case .entering(let way): way.hasUnseen
         case .relaying(let relay), .bereft(let relay, _): relay.hasUnseen
-        case .leaving, .lingering: false
+        // No socket tells that there is nothing to write.
+        case .leaving(let sandbox, _): !client.isWriting && sandbox?.isWriting != true
+        case .lingering: false
         }
     }
 

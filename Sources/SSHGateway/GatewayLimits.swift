@@ -52,7 +52,7 @@ package struct GatewayLimits: Sendable {
     /// How long a client may then take to close its side.
     package var lingerDeadline: Duration = .seconds(2)
     /// How long sessions may go on after shutdown began.
-    package var drainDeadline: Duration = .seconds(10)
+    package var drainDeadline: Duration = .seconds(5)
 
     package init() {}
 }

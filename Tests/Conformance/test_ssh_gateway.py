@@ -172,9 +172,12 @@ def read_until(descriptor: int, mark: bytes) -> bytes:
 
 
 def test_files_arrive_as_they_were(user: SSHUser, folder: Path) -> None:
-    """50 MB in each direction by each tool."""
+    """50 MB in each direction, and less by each tool."""
+    big = os.urandom(MEGABYTE) * 50
+    assert hashlib.sha256(user.output("tee /tmp/big", input=big)).digest() == hashlib.sha256(big).digest()
+    assert user.output("sha256sum /tmp/big; rm /tmp/big").split()[0].decode() == hashlib.sha256(big).hexdigest()
     source = folder / "big"
-    source.write_bytes(os.urandom(MEGABYTE) * 50)
+    source.write_bytes(big[: 5 * MEGABYTE])
     expected = hashlib.sha256(source.read_bytes()).hexdigest()
 
     def check(path: str, back: Callable[[Path], object]) -> None:
@@ -184,9 +187,6 @@ def test_files_arrive_as_they_were(user: SSHUser, folder: Path) -> None:
         assert hashlib.sha256(copy.read_bytes()).hexdigest() == expected, path
         copy.unlink()
 
-    with source.open("rb") as stream:
-        subprocess.run(user.words("cat > /tmp/by-cat"), stdin=stream, check=True, timeout=60)
-    check("/tmp/by-cat", lambda copy: copy.write_bytes(user.output("cat /tmp/by-cat")))
     user.tool("scp", str(source), f"{user.destination}:/tmp/by-scp")
     check("/tmp/by-scp", lambda copy: user.tool("scp", f"{user.destination}:/tmp/by-scp", str(copy)))
     user.tool("scp", "-O", str(source), f"{user.destination}:/tmp/by-old-scp")
@@ -252,10 +252,9 @@ def test_connections_into_the_sandbox(user: SSHUser) -> None:
                 assert peer.recv(10)[:2] == b"\x05\x00"
                 peer.sendall(b"hi\n")
                 assert peer.recv(100) == b"inside: hi\n"
-            with connect(to_port) as refused, connect(to_port) as taken:
-                taken.sendall(b"two at once\n")
-                assert taken.recv(100) == b"inside: two at once\n"
-                refused.close()
+            with connect(to_port) as silent:
+                silent.shutdown(socket.SHUT_WR)
+                assert silent.recv(100) == b"", "an end without a word is passed on too"
 
 
 def test_connections_out_of_the_sandbox(user: SSHUser) -> None:
@@ -399,6 +398,16 @@ def test_whoever_reads_slowly_holds_nothing_up(user: SSHUser, stack: Stack) -> N
         assert growth < 24 * MEGABYTE, f"grew by {growth >> 20} MiB"
 
 
+def threads_of_connections(gateway: int) -> int:
+    count = 0
+    for each in os.listdir(f"/proc/{gateway}/task"):
+        try:
+            count += Path(f"/proc/{gateway}/task/{each}/comm").read_text() == "martlet-ssh-one\n"
+        except OSError:
+            continue  # it ended meanwhile
+    return count
+
+
 def test_nothing_is_left_behind(user: SSHUser, stack: Stack) -> None:
     gateway = stack.pid("ssh-gateway")
     user.output("true")
@@ -408,9 +417,5 @@ def test_nothing_is_left_behind(user: SSHUser, stack: Stack) -> None:
         if number % 2:
             process.kill()
         process.communicate(timeout=END_SECONDS)
-    threads = lambda: [
-        name for each in os.listdir(f"/proc/{gateway}/task")
-        if (name := Path(f"/proc/{gateway}/task/{each}/comm").read_text().strip()) == "martlet-ssh-one"
-    ]  # fmt: skip
-    eventually(lambda: not threads(), END_SECONDS, "threads of ended connections to go")
+    eventually(lambda: not threads_of_connections(gateway), END_SECONDS, "threads of ended connections to go")
     eventually(lambda: open_descriptors(gateway) <= before + 2, END_SECONDS, "descriptors of ended connections to go")

@@ -24,7 +24,7 @@ class SSHUser:
         # -4: a sandbox has no IPv6, and the client would complain about forwardings without it.
         self.options = [
             "-F", "none", "-4", "-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={folder}/known_hosts",
-            "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/nonexistent", "-o", "LogLevel=ERROR",
+            "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityFile=none", "-o", "LogLevel=ERROR",
         ]  # fmt: skip
 
     @property

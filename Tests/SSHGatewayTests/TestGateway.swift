@@ -80,7 +80,8 @@ struct TestGateway: Sendable {
             "ssh",
             [
                 "-F", "none", "-p", "\(service.port)", "-o", "StrictHostKeyChecking=no", "-o",
-                "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/nonexistent",
+                "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o",
+                "IdentityFile=none",
                 "-o", "LogLevel=ERROR", "\(user)@127.0.0.1", command,
             ]
         )

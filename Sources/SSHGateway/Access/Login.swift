@@ -12,7 +12,7 @@ struct Login {
         case admitted(SSHAdmission)
         /// It was told no, and may try again.
         case refused
-        /// It has tried too often.
+        /// It has tried too often, and is to be sent away.
         case exhausted
     }
 
@@ -66,8 +66,10 @@ struct Login {
             self.attempt = nil
             lastRefused = attempt.user
             refusals += 1
+            // A client that hears no may not stay for the word that follows.
+            if isSuspect || refusals >= limits.refusalsLimit { return .exhausted }
             attempt.message.refuse()
-            return isSuspect || refusals >= limits.refusalsLimit ? .exhausted : .refused
+            return .refused
         }
     }
 

@@ -46,6 +46,7 @@ package enum UserKind {}
 package enum SnapshotKind {}
 package enum APIKeyKind {}
 package enum RegistryKind {}
+package enum SSHAccessKind {}
 
 package typealias SandboxID = Identifier<SandboxKind>
 package typealias RunnerID = Identifier<RunnerKind>
@@ -54,3 +55,4 @@ package typealias UserID = Identifier<UserKind>
 package typealias SnapshotID = Identifier<SnapshotKind>
 package typealias APIKeyID = Identifier<APIKeyKind>
 package typealias RegistryID = Identifier<RegistryKind>
+package typealias SSHAccessID = Identifier<SSHAccessKind>

@@ -29,6 +29,8 @@ struct SandboxCommand: AsyncParsableCommand {
         @Option(name: [.short, .long], help: "Environment variable, KEY=VALUE; may be repeated.") var env: [String] = []
         @Option(name: [.short, .long], help: "Label, KEY=VALUE; may be repeated.") var label: [String] = []
         @Flag(help: "No network at all.") var networkBlockAll = false
+        @Flag(inversion: .prefixedNo, help: "Record its terminals; the organization's default when not given.")
+        var recordTerminals: Bool?
 
         private struct Body: Encodable {
             let name: String?
@@ -36,6 +38,7 @@ struct SandboxCommand: AsyncParsableCommand {
             let env: [String: String]
             let labels: [String: String]
             let networkBlockAll: Bool
+            let recordTerminals: Bool?
         }
 
         func run() async throws {
@@ -44,7 +47,8 @@ struct SandboxCommand: AsyncParsableCommand {
                 snapshot: snapshot,
                 env: try pairs(env, flag: "--env"),
                 labels: try pairs(label, flag: "--label"),
-                networkBlockAll: networkBlockAll
+                networkBlockAll: networkBlockAll,
+                recordTerminals: recordTerminals
             )
             let sandbox: Sandbox = try await api.client.call("POST", "/sandbox", body: body)
             print(sandbox.id)

@@ -205,7 +205,7 @@ extension String {
         return split(separator: "/", omittingEmptySubsequences: false).map { segment -> String in
             guard segment.hasPrefix("{") else { return String(segment) }
             defer { isFirst = false }
-            if segment == "{isPublic}" { return "true" }
+            if ["{isPublic}", "{isOn}"].contains(segment) { return "true" }
             return isFirst ? value : "1"
         }.joined(separator: "/")
     }

@@ -88,7 +88,8 @@ import Testing
             #expect(key.count == 64)
             #expect(try await api.send("POST", "\(path)/signing-key/rotate").json.text != key)
             for bad in [
-                "public/yes", "autostop/-1", "autostop/x", "autostop/01", "autostop/+5", "autodelete/x", "ttl/-1",
+                "public/yes", "terminal-recording/1", "autostop/-1", "autostop/x", "autostop/01", "autostop/+5",
+                "autodelete/x", "ttl/-1",
             ] {
                 #expect(try await api.send("POST", "\(path)/\(bad)").status == 400, "\(bad)")
             }
@@ -117,6 +118,66 @@ import Testing
             #expect(try await set(#"{"networkAllowList":"x"}"#).status == 400)
             #expect(try await set(#"{"domainAllowList":"example.com"}"#).status == 501)
             #expect(try await set(#"{"networkBlockAll":true,"networkAllowList":"10.0.0.0/8"}"#).status == 400)
+        }
+    }
+
+    @Test func recordingIsSetPerSandboxAndByTheOrganizationsDefault() async throws {
+        try await TestAPI.with { api in
+            let organization = "/api/organizations/\(api.tenant.organization)"
+            func make(_ json: String) async throws -> JSONValue {
+                try await api.send("POST", "/api/sandbox", json: json)["recordTerminals"]
+            }
+            #expect(try await make("{}") == .bool(false))
+            #expect(try await make(#"{"recordTerminals":true}"#) == .bool(true))
+            #expect(try await api.send("POST", "\(organization)/terminal-recording/maybe").status == 400)
+            let changed = try await api.send("POST", "\(organization)/terminal-recording/true")
+            #expect(changed.status == 200 && changed["recordTerminals"] == .bool(true))
+            #expect(try await make("{}") == .bool(true))
+            #expect(try await make(#"{"recordTerminals":false}"#) == .bool(false))
+            let one = try await api.database.makeSandbox(of: api.tenant)
+            for isOn in [true, false] {
+                let answer = try await api.send("POST", "/api/sandbox/\(one.id)/terminal-recording/\(isOn)")
+                #expect(answer.status == 200 && answer["recordTerminals"] == .bool(isOn))
+            }
+        }
+    }
+
+    /// The answer waits for the daemon to be told, so that the caller's next terminal is recorded.
+    @Test func recordingIsAnsweredOnceTheDaemonKnows() async throws {
+        try await TestAPI.with({ $0.limits.changeHold = .seconds(30) }) { api in
+            try await api.database.withRunner { runner in
+                let id = try await api.database.makeSandbox(of: api.tenant).id
+                try await runner.report(id, .started)
+                async let answer = api.send("POST", "/api/sandbox/\(id)/terminal-recording/true")
+                try await poll {
+                    let asked = try await api.database.owner.sandboxes.find(id, in: api.tenant.organization)
+                    return asked?.recordsTerminals == true
+                }
+                try await api.database.owner.execute(
+                    "UPDATE sandbox_status SET effective = effective || '{\"recordsTerminals\": true}'"
+                )
+                #expect(try await answer["recordTerminals"] == .bool(true))
+            }
+        }
+    }
+
+    /// It decides over what others do.
+    @Test func theDefaultOfRecordingIsForAnOwnersWholeKey() async throws {
+        try await TestAPI.with { api in
+            let path = "/api/organizations/\(api.tenant.organization)/terminal-recording/true"
+            let some = try await Bootstrap(api.database.owner).createAPIKey(
+                organization: api.tenant.organization,
+                user: api.tenant.user,
+                name: "some",
+                permissions: ["write:sandboxes"]
+            )
+            #expect(try await api.send("POST", path, key: .secret(some)).status == 403)
+            let stranger = try await api.database.makeTenant("stranger")
+            #expect(try await api.send("POST", path, key: .secret(stranger.key)).status == 404)
+            try await api.database.owner.execute("UPDATE organization_member SET role = 'member'")
+            #expect(try await api.send("POST", path).status == 403)
+            try await api.database.owner.execute("UPDATE organization_member SET role = 'owner'")
+            #expect(try await api.send("POST", path)["recordTerminals"] == .bool(true))
         }
     }
 

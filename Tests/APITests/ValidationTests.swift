@@ -31,6 +31,7 @@ import Testing
         (#"{"ttlMinutes":-1}"#, 400, ["ttlMinutes"]),
         (#"{"queueTimeout":0}"#, 400, ["queueTimeout is 0"]),
         (#"{"public":"yes"}"#, 400, ["public"]),
+        (#"{"recordTerminals":"yes"}"#, 400, ["recordTerminals"]),
         (#"{"user":"Root!"}"#, 400, ["user"]),
         (#"{"target":"mars"}"#, 404, ["mars", "test"]),
         (#"{"snapshot":"nope"}"#, 400, ["nope"]),

@@ -16,6 +16,8 @@ private struct Model {
     var rules: RulesObservation
     var run: String?
     var reached: LimitsReached?
+    /// Whether the daemon that runs was told to record terminals, if it was told anything.
+    var told: Bool?
     var placed = true
     var violations: [String] = []
 
@@ -64,7 +66,8 @@ private struct Model {
             switch action {
             case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits:
                 violations.append("touched a stranger's container: \(action)")
-            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .removeRules, .reportReached,
+            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .tellDaemon, .removeRules,
+                .reportReached,
                 .settle, .fail, .release:
                 break
             }
@@ -87,7 +90,10 @@ private struct Model {
             expect([.created, .exited, .crashed].contains(phase), "started what is \(phase)")
             phase = .running
             run = "new run"
-        case .awaitDaemon: expect(phase == .running, "waited for the daemon of what is \(phase)")
+            told = nil
+        case .awaitDaemon, .tellDaemon:
+            expect(phase == .running, "waited for the daemon of what is \(phase)")
+            told = desired.recordsTerminals
         case .updateLimits:
             expect(hasContainer, "limits of nothing")
             hasWantedLimits = true
@@ -109,6 +115,8 @@ private struct Model {
             desired.reported.generation = desired.generation
             desired.reported.containerID = hasContainer ? "c" : desired.reported.containerID
             desired.reported.effective.run = state == .started ? run : nil
+            expect(state != .started || told == desired.recordsTerminals, "settled before its daemon was told")
+            desired.reported.effective.recordsTerminals = state == .started ? told : nil
             expect((state == .started) == (phase == .running), "settled \(state) while \(phase)")
         case .fail:
             write(.error)
@@ -130,7 +138,7 @@ private struct Model {
         case .started:
             if desired.hasFailed { return phase != .running && phase != .frozen }
             return phase == .running && desired.reported.state == .started && rules == .current && hasWantedLimits
-                && (reached == nil || reached == desired.reported.effective.reached)
+                && (reached == nil || reached == desired.reported.effective.reached) && desired.isTold
         }
     }
 }
@@ -153,6 +161,8 @@ private func allModels() -> [Model] {
                     desired.epoch = 2
                     desired.generation = 5
                     desired.forceStop = bits & 1 != 0
+                    // Matters only to what is to run, as force does only to what is not.
+                    desired.recordsTerminals = bits & 1 != 0
                     desired.reported.state = state
                     desired.reported.generation = bits & 2 != 0 ? 5 : 4
                     desired.reported.hasTimedOut = bits & 128 != 0
@@ -168,7 +178,8 @@ private func allModels() -> [Model] {
                                 stale: bits & 32 != 0,
                                 rules: rules,
                                 run: hasRun ? "r" : nil,
-                                reached: bits & 64 != 0 ? somethingReached : nil
+                                reached: bits & 64 != 0 ? somethingReached : nil,
+                                told: false
                             )
                         )
                     }
@@ -260,6 +271,22 @@ private func allModels() -> [Model] {
     @Test func whatIsAsWantedIsLeftAlone() {
         let (desired, observed) = reported(.started, running: "r")
         #expect(planSandbox(desired: desired, observed: observed).isEmpty)
+    }
+
+    @Test func aChangedSettingIsToldToWhatRuns() {
+        var (desired, observed) = reported(.started, running: "r")
+        desired.recordsTerminals = true
+        let telling: [[SandboxAction]] = [[.tellDaemon], [.settle(.started)]]
+        #expect(planSandbox(desired: desired, observed: observed).steps == telling)
+        desired.reported.effective.recordsTerminals = true
+        #expect(planSandbox(desired: desired, observed: observed).isEmpty)
+        desired.recordsTerminals = false
+        #expect(planSandbox(desired: desired, observed: observed).steps == telling)
+        observed.container = .running(ContainerFacts(id: "c", run: "other"))
+        #expect(
+            !planSandbox(desired: desired, observed: observed).actions.contains(.tellDaemon),
+            "a greeting is enough"
+        )
     }
 
     /// The engine was away until the deadline; what it kept running is not for a deadline to kill.

@@ -56,6 +56,9 @@ import Testing
         #expect(keys(started, [bombed]).isEmpty)
         bombed.reached?.refusedForks = 1
         #expect(!keys(started, [bombed]).isEmpty, "it ran into a limit")
+        var untold = started
+        untold.recordsTerminals = true
+        #expect(!keys(untold, [container(untold, isRunning: true)]).isEmpty, "its daemon was not told a setting")
         let destroyed = row(.destroyed, .started)
         #expect(!keys(destroyed, []).isEmpty)
     }

@@ -8,7 +8,7 @@ import Testing
 
 @testable import Runner
 
-/// How the daemon in a sandbox learns its token, against a real engine.
+/// How the daemon in a sandbox learns its token and its settings, against a real engine.
 @Suite(.serialized, .timeLimit(.minutes(3))) struct TokenTests {
     @Test func theTokenIsInNoVariableAndNoFileOfTheContainer() async throws {
         try await TestHost.with { host in
@@ -60,10 +60,32 @@ import Testing
         }
     }
 
+    @Test func aChangedSettingIsToldToWhatRunsAndAgainAfterAStart() async throws {
+        try await TestHost.with { host in
+            try await host.withService {
+                let id = try await host.database.makeSandbox(of: host.tenant).id
+                try await host.wait(id, for: .started)
+                let run = try await host.container(id).state.startedAt
+                for records in [true, false, true] {
+                    try await host.database.owner.execute("UPDATE sandbox SET record_terminals = \(records)")
+                    try await host.eventually("its daemon is told") {
+                        try await host.sandbox(id)?.isToldToRecord == records
+                    }
+                }
+                #expect(try await host.container(id).state.startedAt == run, "nothing was restarted for it")
+                try await host.want(id, .stopped)
+                try await host.wait(id, for: .stopped)
+                #expect(try await host.sandbox(id)?.isToldToRecord == false)
+                try await host.want(id, .started)
+                try await host.wait(id, for: .started) { $0.isToldToRecord }
+            }
+        }
+    }
+
     private func greet(_ parts: RunnerParts, _ id: SandboxID, _ target: SandboxTarget, _ token: String) async throws
         -> String
     {
-        try await parts.probe.greet(id, at: target, token: token, diskBytes: nil)
+        try await parts.probe.greet(id, at: target, DaemonGreeting(token: token))
     }
 
     /// Host numbers of the processes in the container's pid namespace.

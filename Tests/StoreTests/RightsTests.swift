@@ -95,6 +95,8 @@ import Testing
                 #expect(
                     try await psql.execute("UPDATE sandbox SET desired_state = 'destroyed' WHERE name = 'one'") == 1
                 )
+                #expect(try await psql.execute("UPDATE sandbox SET record_terminals = true") == 1)
+                #expect(try await psql.execute("UPDATE organization SET record_terminals = true") == 1)
                 await expectDenied(psql, "SELECT hash FROM api_key")
                 await expectDenied(psql, "UPDATE sandbox SET toolbox_token = 'x'")
                 for view in ["sandboxes", "runners", "stuck_sandboxes", "reached_limits"] {

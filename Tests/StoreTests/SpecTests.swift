@@ -32,6 +32,39 @@ import Testing
         }
     }
 
+    /// A setting that is only told to the daemon is no reason to try again what failed.
+    @Test func recordingLeavesTheGenerationAndIsReportedOnceTold() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner { runner in
+                let one = try await database.makeSandbox(of: tenant)
+                let (sandboxes, queries) = (database.owner.sandboxes, RunnerQueries(runner.pool))
+                for records in [true, false] {
+                    _ = try await sandboxes.apply(
+                        .recordsTerminals(records),
+                        to: one.id,
+                        in: tenant.organization,
+                        by: Actor("test")
+                    )
+                    let asked = try #require(await sandboxes.find(one.id, in: tenant.organization))
+                    #expect(asked.recordsTerminals == records && asked.isToldToRecord != records)
+                    #expect(asked.generation == one.generation)
+                    let assigned = try #require(await queries.sandbox(one.id))
+                    #expect(assigned.recordsTerminals == records)
+                    var report = SandboxReport(.started)
+                    report.effective = assigned.reported.effective
+                    report.effective?.recordsTerminals = records
+                    #expect(try await queries.report(report, of: one.id, epoch: assigned.epoch))
+                    #expect(try await sandboxes.find(one.id, in: tenant.organization)?.isToldToRecord == records)
+                }
+                let events = try await database.owner.query(
+                    "SELECT cause FROM event WHERE kind = 'sandbox.terminal-recording.updated' AND actor = 'test' ORDER BY id"
+                ).map { try $0.decode("cause", as: String.self) }
+                #expect(events == ["recorded", "not recorded"].map { "terminals opened from now on are \($0)" })
+            }
+        }
+    }
+
     @Test func aChangeDecidedOnAnOldGenerationIsNotWritten() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()

@@ -97,9 +97,15 @@ extension DaemonSuites {
             try await SupervisedDaemon.run(entrypoint: ["sleep", "97534"]) { its async throws in
                 var last: pid_t?
                 for _ in 0...5 {
-                    #expect(try await eventually { its.daemon != nil && its.daemon != last })
-                    last = its.daemon
-                    kill(try #require(last), SIGKILL)
+                    var next: pid_t?
+                    #expect(
+                        try await eventually {
+                            next = its.daemon
+                            return next != nil && next != last
+                        }
+                    )
+                    last = next
+                    kill(try #require(next), SIGKILL)
                 }
                 #expect(try await its.end() == .exited(1))
                 #expect(its.log.contains("too often"))

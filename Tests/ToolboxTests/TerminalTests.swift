@@ -7,10 +7,10 @@ import Testing
 
 @testable import Toolbox
 
-private let exitControl = "X-Daytona-Pty-Exit-Control"
+let exitControl = "X-Daytona-Pty-Exit-Control"
 
 /// One client of a terminal, as the SDK is one.
-private struct TerminalPeer {
+struct TerminalPeer {
     let socket: TestSocket
     private var bytes = ByteBuffer()
     /// Where what was not looked through yet begins.
@@ -52,7 +52,7 @@ private struct TerminalPeer {
 
 extension TestDaemon {
     /// Creates a terminal as the SDK does, and runs `body` with its first client after `connected`.
-    fileprivate func terminal(
+    func terminal(
         _ id: String,
         query: String = "",
         protocols: String = exitControl,
@@ -61,7 +61,7 @@ extension TestDaemon {
         try await client(of: "/process/pty/create-connect?id=\(id)\(query)", protocols: protocols, body)
     }
 
-    fileprivate func client(
+    func client(
         of target: String,
         protocols: String = exitControl,
         _ body: (inout TerminalPeer) async throws -> Void

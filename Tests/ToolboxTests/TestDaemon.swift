@@ -29,6 +29,7 @@ struct TestDaemon: Sendable {
         token: String? = TestClient.token,
         controlGroup: String? = nil,
         servesPage: Bool = false,
+        adjust: (inout DaemonConfiguration) -> Void = { _ in },
         _ body: (TestDaemon) async throws -> Void
     ) async throws {
         signal(SIGPIPE, SIG_IGN)
@@ -48,6 +49,8 @@ struct TestDaemon: Sendable {
             stopGrace: .milliseconds(500)
         )
         if let controlGroup { configuration.controlGroupRoot = controlGroup }
+        configuration.recordingDirectories = ["\(directory)/recordings"]
+        adjust(&configuration)
         let (ports, announce) = AsyncStream.makeStream(of: Int.self)
         let (pagePorts, announcePage) = AsyncStream.makeStream(of: Int.self)
         let daemon = ToolboxDaemon(

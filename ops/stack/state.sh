@@ -11,7 +11,7 @@
 #   STATE/log/*.log
 
 STACK=$MARTLET_ROOT/ops/stack
-SERVICES=(api runner proxy)
+SERVICES=(api runner proxy ssh-gateway)
 
 default_state() { echo "${MARTLET_STATE:-$MARTLET_ROOT/.martlet}"; }
 

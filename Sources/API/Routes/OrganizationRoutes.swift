@@ -4,7 +4,7 @@ import Hummingbird
 import Postgres
 import Store
 
-/// The caller's organization, its use, its user and its regions: for reading.
+/// The caller's organization, its use, its user and its regions: for reading, but for one default.
 struct OrganizationRoutes: Sendable {
     let database: any PostgresClient
 
@@ -17,6 +17,13 @@ struct OrganizationRoutes: Sendable {
                 try .json(OrganizationWire(try await organization(named: call)))
             },
             APIRoute(.get, "/organizations/{id}/usage", "get_organization_usage_overview", .key, usage),
+            APIRoute(
+                .post,
+                "/organizations/{id}/terminal-recording/{isOn}",
+                "set_terminal_recording_default",
+                .key,
+                setRecording
+            ),
             APIRoute(.get, "/users/me", "get_authenticated_user", .key) { call in
                 guard let user = try await database.organizations.user(try call.caller.user) else {
                     throw APIError.notFound("the key's user is gone")
@@ -54,6 +61,20 @@ struct OrganizationRoutes: Sendable {
             throw APIError.notFound("there is no organization '\(id.shortened)' that this key belongs to")
         }
         return try await organization(of: caller)
+    }
+
+    /// Martlet's own. It decides over what others do, so it takes an owner's key that may do everything.
+    private func setRecording(_ call: Call) async throws -> Response {
+        let (caller, isOn) = (try call.caller, try call.boolean("isOn"))
+        let organization = try await organization(named: call)
+        let isOwner = try await database.organizations.isOwner(caller.user, of: organization.id)
+        guard isOwner, caller.permissions.isEverything else {
+            throw APIError.forbidden(
+                "whether terminals are recorded by default is for an owner of the organization, with a key that has all permissions"
+            )
+        }
+        try await database.organizations.setRecordsTerminals(isOn, of: organization.id, by: caller.actor)
+        return try .json(OrganizationWire(try await self.organization(of: caller)))
     }
 
     private func usage(_ call: Call) async throws -> Response {
@@ -98,6 +119,8 @@ struct OrganizationWire: Encodable {
     var scimEnabled = false
     var defaultRegionId: String?
     var experimentalConfig: [String: String] = [:]
+    /// A field of Martlet's own: the default for new sandboxes.
+    var recordTerminals: Bool
 
     init(_ record: OrganizationRecord) {
         id = record.id.description
@@ -114,6 +137,7 @@ struct OrganizationWire: Encodable {
         snapshotDeactivationTimeoutMinutes = record.snapshotDeactivationMinutes
         sandboxLimitedNetworkEgress = record.blocksNetworkByDefault
         defaultRegionId = record.defaultRegionID
+        recordTerminals = record.recordsTerminalsByDefault
     }
 }
 

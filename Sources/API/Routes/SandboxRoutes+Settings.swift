@@ -8,12 +8,7 @@ extension SandboxRoutes {
         [
             APIRoute(.put, "/sandbox/{id}/labels", "replace_labels", .permission(.writeSandboxes), replaceLabels),
             setting("/sandbox/{id}/public/{isPublic}", "update_public_status") { call in
-                guard let isPublic = Bool(call.parameter("isPublic")) else {
-                    throw APIError.badRequest(
-                        "isPublic is '\(call.parameter("isPublic").shortened)', but must be true or false"
-                    )
-                }
-                return .isPublic(isPublic)
+                .isPublic(try call.boolean("isPublic"))
             },
             setting("/sandbox/{id}/autostop/{interval}", "set_autostop_interval") { call in
                 .autoStop(minutes: try call.integer("interval", in: 0...SandboxRules.minutesLimit))
@@ -42,6 +37,13 @@ extension SandboxRoutes {
                 }
                 return try answer(sandbox)
             },
+            APIRoute(
+                .post,
+                "/sandbox/{id}/terminal-recording/{isOn}",
+                "set_terminal_recording",
+                .permission(.writeSandboxes),
+                setRecording
+            ),
             APIRoute(
                 .post,
                 "/sandbox/{id}/network-settings",
@@ -97,6 +99,16 @@ extension SandboxRoutes {
         try fields.finish()
         let changed = try await sandboxes.set(call.parameter("id"), for: try call.caller, to: .labels(labels ?? [:]))
         return try .json(LabelsWire(labels: changed.labels))
+    }
+
+    /// Martlet's own. A short hold, so that it holds for the terminals that the caller opens next.
+    private func setRecording(_ call: Call) async throws -> Response {
+        let (caller, isOn) = (try call.caller, try call.boolean("isOn"))
+        let changed = try await sandboxes.set(call.parameter("id"), for: caller, to: .recordsTerminals(isOn))
+        let held = try await sandboxes.hold(changed, for: caller, atMost: sandboxes.limits.changeHold) {
+            $0.state != .started || $0.isToldToRecord == $0.recordsTerminals
+        }
+        return try answer(held)
     }
 
     private func setNetwork(_ call: Call) async throws -> Response {

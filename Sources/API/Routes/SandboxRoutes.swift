@@ -68,7 +68,7 @@ struct SandboxRoutes: Sendable {
             snapshot: snapshot,
             name: wanted.name
         )
-        wanted.apply(to: &new, blocksNetworkByDefault: organization.blocksNetworkByDefault)
+        wanted.apply(to: &new, of: organization)
         return new
     }
 
@@ -124,7 +124,7 @@ struct SandboxRoutes: Sendable {
 
 extension CreateSandboxWire {
     /// Fills in what was asked for; what was not stays the snapshot's or the default.
-    fileprivate func apply(to new: inout NewSandbox, blocksNetworkByDefault: Bool) {
+    fileprivate func apply(to new: inout NewSandbox, of organization: OrganizationRecord) {
         new.osUser = user
         new.env = env
         new.labels = labels
@@ -135,12 +135,13 @@ extension CreateSandboxWire {
         new.gpu = gpu ?? new.gpu
         if !gpuTypes.isEmpty { new.gpuTypes = gpuTypes }
         new.networkAllowList = networkAllowList
-        new.networkBlockAll = networkBlockAll ?? (blocksNetworkByDefault && networkAllowList == nil)
+        new.networkBlockAll = networkBlockAll ?? (organization.blocksNetworkByDefault && networkAllowList == nil)
         new.autoStopMinutes = autoStopMinutes ?? new.autoStopMinutes
         new.autoArchiveMinutes = SandboxRules.effectiveAutoArchive(autoArchiveMinutes ?? new.autoArchiveMinutes)
         new.autoDeleteMinutes = autoDeleteMinutes.map { max($0, -1) } ?? new.autoDeleteMinutes
         new.ttlMinutes = ttlMinutes == 0 ? nil : ttlMinutes
         new.queueTimeoutMinutes = queueTimeoutMinutes
+        new.recordsTerminals = recordsTerminals ?? organization.recordsTerminalsByDefault
     }
 }
 

@@ -84,7 +84,6 @@ enum UnsupportedRoutes {
         POST /sandbox/{sandboxIdOrName}/archive archive_sandbox
         POST /sandbox/{sandboxIdOrName}/backup create_backup
         POST /sandbox/{sandboxIdOrName}/snapshot create_sandbox_snapshot
-        POST /sandbox/{sandboxIdOrName}/ssh-access create_ssh_access
         POST /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url/{token}/expire expire_signed_port_preview_url
         POST /sandbox/{sandboxIdOrName}/fork fork_sandbox
         GET /sandbox/{sandboxIdOrName}/build-logs get_build_logs
@@ -102,10 +101,8 @@ enum UnsupportedRoutes {
         GET /sandbox/for-runner get_sandboxes_for_runner
         GET /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url get_signed_port_preview_url
         GET /sandbox/{sandboxId}/secrets resolve_sandbox_secrets
-        DELETE /sandbox/{sandboxIdOrName}/ssh-access revoke_ssh_access
         PUT /sandbox/{sandboxIdOrName}/secrets update_sandbox_secrets
         PUT /sandbox/{sandboxId}/state update_sandbox_state
-        GET /sandbox/ssh-access/validate validate_ssh_access
         POST /secret create_secret
         DELETE /secret/{secretId} delete_secret
         GET /secret/{secretId} get_secret

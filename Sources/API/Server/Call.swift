@@ -53,6 +53,14 @@ struct Call: Sendable {
         return number
     }
 
+    /// A truth value in the path. Throws 400 if it is none.
+    func boolean(_ name: String) throws -> Bool {
+        guard let value = Bool(parameter(name)) else {
+            throw APIError.badRequest("\(name) is '\(parameter(name).shortened)', but must be true or false")
+        }
+        return value
+    }
+
     /// The body as a JSON object, whatever its declared type: some clients declare none. An empty body is an empty object.
     func object() async throws -> [String: JSONValue] {
         let bytes = try await body()

@@ -19,6 +19,8 @@ struct CreateSandboxWire: Sendable {
     var autoDeleteMinutes: Int?
     var ttlMinutes: Int?
     var queueTimeoutMinutes: Int?
+    /// A field of Martlet's own.
+    var recordsTerminals: Bool?
 
     /// Throws one 400 that names every bad field, or 501 for what is not built yet. `organization` has the ceilings.
     init(_ body: [String: JSONValue], for organization: OrganizationRecord) throws {
@@ -47,6 +49,7 @@ struct CreateSandboxWire: Sendable {
         )
         ttlMinutes = fields.integer("ttlMinutes", in: 0...SandboxRules.minutesLimit)
         queueTimeoutMinutes = fields.integer("queueTimeout", in: 1...SandboxRules.minutesLimit)
+        recordsTerminals = fields.bool("recordTerminals")
         judgeAutoPause(&fields)
         judge(&fields)
         if snapshot != nil, fields.value("buildInfo")?.isNothing == false {

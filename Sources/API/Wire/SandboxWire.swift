@@ -45,6 +45,8 @@ struct SandboxWire: Encodable {
     var daemonVersion: String?
     var runnerId: String?
     var toolboxProxyUrl: String
+    /// A field of Martlet's own.
+    var recordTerminals: Bool
 
     init(_ record: SandboxRecord, toolboxProxyURL: String) {
         id = record.id.description
@@ -81,6 +83,7 @@ struct SandboxWire: Encodable {
         daemonVersion = record.daemonVersion
         runnerId = record.runnerID?.description
         toolboxProxyUrl = toolboxProxyURL
+        recordTerminals = record.recordsTerminals
     }
 
     /// As lists show it: `SandboxListItem`.

@@ -3,6 +3,7 @@ import Domain
 import FoundationEssentials
 import Logging
 import NIOCore
+import Tunnels
 
 /// What all connections of one ingress share.
 struct IngressContext: Sendable {

@@ -3,6 +3,22 @@ import FoundationEssentials
 import NIOCore
 import NIOPosix
 
+/// What only the runner knows and the daemon is told: after each start, and when it changes.
+struct DaemonGreeting: Sendable {
+    var token: String
+    /// Quota of the sandbox's disk, if it has one.
+    var diskBytes: Int64?
+    /// Whether terminals that are opened from now on are recorded.
+    var recordsTerminals = false
+
+    /// As a whole request.
+    var request: String {
+        let quota = diskBytes.map { "X-Martlet-Disk-Bytes: \($0)\r\n" } ?? ""
+        return "POST /init HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\n\(quota)"
+            + "X-Martlet-Record-Terminals: \(recordsTerminals)\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    }
+}
+
 /// Tells the daemon in a sandbox what only the runner knows and learns its version, through the sandbox's network namespace, as the ingress would.
 struct DaemonProbe: Sendable {
     /// Port of the daemon on the sandbox's loopback.
@@ -24,8 +40,7 @@ struct DaemonProbe: Sendable {
 
     /// One attempt; answers the daemon's version. To be repeated after each start of the sandbox, and harmless at any other
     /// time: the daemon keeps the token in memory only. Throws when nothing answers, or not as the daemon does.
-    func greet(_ sandbox: SandboxID, at target: SandboxTarget, token: String, diskBytes: Int64?) async throws -> String
-    {
+    func greet(_ sandbox: SandboxID, at target: SandboxTarget, _ greeting: DaemonGreeting) async throws -> String {
         let loop = group.next()
         let answer = loop.makePromise(of: ByteBuffer.self)
         let dialed = dialer.dial(target, of: sandbox, port: Self.port, limits: Self.limits, on: loop) { channel in
@@ -40,15 +55,8 @@ struct DaemonProbe: Sendable {
             timeout.cancel()
             channel.close(promise: nil)
         }
-        let request = Self.greeting(token: token, diskBytes: diskBytes)
-        try await channel.writeAndFlush(ByteBuffer(string: request))
+        try await channel.writeAndFlush(ByteBuffer(string: greeting.request))
         return try Self.version(in: try await answer.futureResult.get())
-    }
-
-    static func greeting(token: String, diskBytes: Int64?) -> String {
-        let quota = diskBytes.map { "X-Martlet-Disk-Bytes: \($0)\r\n" } ?? ""
-        return "POST /init HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Martlet-Token: \(token)\r\n\(quota)Content-Length: 0\r\n"
-            + "Connection: close\r\n\r\n"
     }
 
     /// The version in an answer's body, whatever framing it has: the body is one JSON object.

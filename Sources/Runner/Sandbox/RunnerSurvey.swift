@@ -52,7 +52,7 @@ private func needsPass(_ row: AssignedSandbox, _ containers: [SurveyedContainer]
     switch row.reported.state {
     case .started:
         if let reached = current?.reached, reached != row.reported.effective.reached ?? LimitsReached() { return true }
-        return row.desired != .started || !isRunning || current?.id != row.reported.containerID
+        return !row.isTold || row.desired != .started || !isRunning || current?.id != row.reported.containerID
     case .stopped: return row.desired != .stopped || isRunning
     case .error: return isRunning || row.desired != .started
     case .creating, .pullingSnapshot, .starting, .stopping, .resizing, .destroying: return true

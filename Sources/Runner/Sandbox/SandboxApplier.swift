@@ -16,6 +16,8 @@ struct SandboxApplier: Sendable {
         var container: ContainerInspection?
         var daemonVersion: String?
         var limitsNote: String?
+        /// What the daemon was told.
+        var recordsTerminals: Bool?
 
         mutating func take(_ other: Findings) {
             image = other.image ?? image
@@ -23,6 +25,7 @@ struct SandboxApplier: Sendable {
             container = other.container ?? container
             daemonVersion = other.daemonVersion ?? daemonVersion
             limitsNote = other.limitsNote ?? limitsNote
+            recordsTerminals = other.recordsTerminals ?? recordsTerminals
         }
     }
 
@@ -73,6 +76,7 @@ struct SandboxApplier: Sendable {
         case .createContainer: return try await createContainer(desired, known)
         case .startContainer: try await startContainer(desired, known)
         case .awaitDaemon: return try await awaitDaemon(desired)
+        case .tellDaemon: return try await tellDaemon(desired)
         case .updateLimits: return try await updateLimits(desired, known)
         case .stopContainer(let force): try await stopContainer(desired, known, force: force)
         case .removeContainer: try await removeContainer(desired, known)
@@ -91,8 +95,8 @@ struct SandboxApplier: Sendable {
             switch action {
             case .removeStale(let stale): try await removeStale(stale, of: id)
             case .removeRules: try await parts.firewall.remove(id)
-            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .updateLimits,
-                .stopContainer,
+            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .tellDaemon,
+                .updateLimits, .stopContainer,
                 .removeContainer, .reportReached, .settle, .fail, .release:
                 preconditionFailure("an unplaced sandbox is never given \(action.name)")
             }
@@ -134,11 +138,14 @@ struct SandboxApplier: Sendable {
             effective = parts.blueprint.effective(container.limits, disk: disk, desired)
             effective.note = known.limitsNote
             effective.run = state == .started ? container.run : nil
-            if effective.run == desired.reported.effective.run {
-                effective.reached = desired.reported.effective.reached
+            let before = desired.reported.effective
+            let isSameRun = effective.run == before.run
+            if isSameRun { effective.reached = before.reached }
+            if state == .started {
+                effective.recordsTerminals = known.recordsTerminals ?? (isSameRun ? before.recordsTerminals : nil)
             }
             report.containerID = container.id
-            report.beginsRun = state == .started && effective.run != desired.reported.effective.run
+            report.beginsRun = state == .started && !isSameRun
         } else {
             effective.requestedCpu = desired.cpu
             effective.requestedMemoryGib = desired.memoryGib
@@ -403,7 +410,8 @@ struct SandboxApplier: Sendable {
         while true {
             do {
                 let version = try await ask(desired, container)
-                return Findings(container: container, daemonVersion: version)
+                let told = desired.recordsTerminals
+                return Findings(container: container, daemonVersion: version, recordsTerminals: told)
             } catch {
                 try Task.checkCancellation()
                 guard ContinuousClock.now < deadline else { throw await silence(desired, container, error) }
@@ -415,13 +423,34 @@ struct SandboxApplier: Sendable {
         }
     }
 
+    /// One attempt, which may fail: what runs is not to be ended for a setting. The row shows that it was not told, so that the
+    /// next survey tries again.
+    private func tellDaemon(_ desired: AssignedSandbox) async throws -> Findings {
+        let container = try await inspectRunning(desired)
+        var learned = Findings(container: container)
+        do {
+            learned.daemonVersion = try await ask(desired, container)
+            learned.recordsTerminals = desired.recordsTerminals
+        } catch {
+            try Task.checkCancellation()
+            parts.logger.warning(
+                "the sandbox's daemon was not told its settings",
+                metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"]
+            )
+        }
+        return learned
+    }
+
     private func ask(_ desired: AssignedSandbox, _ container: ContainerInspection) async throws -> String {
         guard let target = container.target else { throw RunnerError(.daemonSilent, "the container has no process") }
         return try await parts.probe.greet(
             desired.id,
             at: target,
-            token: desired.toolboxToken,
-            diskBytes: await parts.diskBytes(of: container)
+            DaemonGreeting(
+                token: desired.toolboxToken,
+                diskBytes: await parts.diskBytes(of: container),
+                recordsTerminals: desired.recordsTerminals
+            )
         )
     }
 
@@ -460,6 +489,7 @@ extension SandboxAction {
         case .createContainer: "create-container"
         case .startContainer: "start-container"
         case .awaitDaemon: "await-daemon"
+        case .tellDaemon: "tell-daemon"
         case .updateLimits: "update-limits"
         case .stopContainer: "stop-container"
         case .removeContainer: "remove-container"

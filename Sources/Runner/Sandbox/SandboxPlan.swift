@@ -15,6 +15,8 @@ package enum SandboxAction: Sendable, Hashable {
     case startContainer
     /// Its daemon answers afterwards.
     case awaitDaemon
+    /// Its daemon, which runs, knows its settings afterwards; unless it does not answer.
+    case tellDaemon
     case updateLimits
     case stopContainer(force: Bool)
     case removeContainer
@@ -169,6 +171,7 @@ private func planRunning(
     }
     if observed.rules != .current { plan.then(.installRules) }
     if !facts.hasWantedLimits { plan.adjustLimits(desired) }
+    if !desired.isTold { plan.then(.tellDaemon) }
     if !plan.isEmpty || reported.state == .resizing || reported.generation < desired.generation {
         plan.then(.settle(.started))
     } else if let reached = facts.reached, reached != reported.effective.reached ?? LimitsReached() {
@@ -225,4 +228,7 @@ extension SandboxPlan {
 extension AssignedSandbox {
     /// It failed under the newest wish.
     package var hasFailed: Bool { reported.state == .error && reported.generation >= generation }
+
+    /// The daemon of the reported run knows its settings.
+    package var isTold: Bool { reported.effective.recordsTerminals ?? false == recordsTerminals }
 }

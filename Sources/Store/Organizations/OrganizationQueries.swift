@@ -21,6 +21,7 @@ package struct OrganizationRecord: Sendable, Identifiable {
     package let snapshotLimit: Int?
     /// 0 means that unused snapshots stay active.
     package let snapshotDeactivationMinutes: Int
+    package let recordsTerminalsByDefault: Bool
     package let createdAt: Date
     package let updatedAt: Date
 
@@ -41,6 +42,7 @@ package struct OrganizationRecord: Sendable, Identifiable {
         blocksNetworkByDefault = try row["block_network_by_default"]
         snapshotLimit = try row["snapshot_limit"]
         snapshotDeactivationMinutes = try row["snapshot_deactivation_minutes"]
+        recordsTerminalsByDefault = try row["record_terminals"]
         createdAt = try row["created_at"]
         updatedAt = try row["updated_at"]
     }
@@ -72,10 +74,22 @@ package struct OrganizationQueries: Sendable {
             """
             SELECT id, name, personal, created_by, default_region_id, suspended, suspension_reason, cpu_limit, memory_limit_gib,
                 disk_limit_gib, cpu_limit_per_sandbox, memory_limit_gib_per_sandbox, disk_limit_gib_per_sandbox,
-                block_network_by_default, snapshot_limit, snapshot_deactivation_minutes, created_at, updated_at
+                block_network_by_default, snapshot_limit, snapshot_deactivation_minutes, record_terminals, created_at, updated_at
             FROM organization WHERE id = \(id)
             """
         ).map(OrganizationRecord.init)
+    }
+
+    /// Whether terminals of sandboxes that are made from now on are recorded, unless their creator says otherwise.
+    package func setRecordsTerminals(_ records: Bool, of organization: OrganizationID, by actor: Actor) async throws {
+        try await client.execute(Self.settingRecording(records, of: organization, by: actor))
+    }
+
+    static func settingRecording(_ records: Bool, of organization: OrganizationID, by actor: Actor) -> SQL {
+        """
+        \(actor.acting)
+        UPDATE organization SET record_terminals = \(records), updated_at = now() FROM acting WHERE id = \(organization)
+        """
     }
 
     /// One entry for each region the organization may use, also where it has nothing.

@@ -31,6 +31,8 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var networkAllowList: String?
     /// What its daemon asks of every caller.
     package var toolboxToken: String
+    /// Whether its daemon is to record terminals that are opened from now on.
+    package var recordsTerminals: Bool
 
     package var reported: ReportedSandbox
 
@@ -51,6 +53,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         gpuDevices = []
         networkBlockAll = false
         self.toolboxToken = toolboxToken
+        recordsTerminals = false
         reported = ReportedSandbox()
     }
 }
@@ -87,6 +90,8 @@ package struct EffectiveLimits: Sendable, Hashable, Codable {
     package var run: String?
     /// What that run ran into, as far as reported. Each increase makes an event (`sandbox.limit.reached`).
     package var reached: LimitsReached?
+    /// Whether the run's daemon was told to record terminals; nil counts as not.
+    package var recordsTerminals: Bool?
 
     package init() {}
 }
@@ -107,7 +112,7 @@ extension AssignedSandbox {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
         disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
-        container_id, effective
+        container_id, effective, record_terminals
         """
     }
 
@@ -129,6 +134,7 @@ extension AssignedSandbox {
         gpuDevices = try row["gpu_devices"]
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
+        recordsTerminals = try row["record_terminals"]
         reported.state = try row["state"]
         reported.generation = try row["observed_generation"]
         reported.hasTimedOut = try row["timed_out"]

@@ -27,6 +27,7 @@ package struct NewSandbox: Sendable {
     /// Counted from the insert; nil means no end.
     package var ttlMinutes: Int?
     package var queueTimeoutMinutes: Int?
+    package var recordsTerminals = false
 
     /// A sandbox with the snapshot's resources and the usual timers.
     package init(

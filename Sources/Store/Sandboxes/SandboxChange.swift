@@ -17,6 +17,8 @@ package enum SandboxChange: Sendable {
     case timeToLive(minutes: Int?)
     case network(blockAll: Bool, allowList: String?)
     case newSigningKey
+    /// Of terminals opened from now on.
+    case recordsTerminals(Bool)
 
     var assignments: SQL {
         switch self {
@@ -36,6 +38,7 @@ package enum SandboxChange: Sendable {
             "network_block_all = \(blockAll), network_allow_list = \(allowList)"
         case .newSigningKey:
             "signing_key = encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex')"
+        case .recordsTerminals(let records): "record_terminals = \(records)"
         }
     }
 }

@@ -39,6 +39,10 @@ package struct SandboxRecord: Sendable, Identifiable {
     package private(set) var state: PublicState
     package let errorReason: String?
     package let isRecoverable: Bool
+    /// Whether terminals are to be recorded.
+    package let recordsTerminals: Bool
+    /// Whether its daemon, while it runs, was told to record them.
+    package let isToldToRecord: Bool
 
     /// Destroyed where it stops: auto-delete 0.
     package var isEphemeral: Bool { autoDeleteMinutes == 0 }
@@ -85,6 +89,8 @@ package struct SandboxRecord: Sendable, Identifiable {
         state = try row["state"]
         errorReason = try row["error_reason"]
         isRecoverable = try row["recoverable"]
+        recordsTerminals = try row["record_terminals"]
+        isToldToRecord = try row["is_told_to_record"]
     }
 
     /// The columns that `init` reads, of a `sandbox_view` called `v`.
@@ -93,6 +99,7 @@ package struct SandboxRecord: Sendable, Identifiable {
         v.memory_gib, v.disk_gib, v.gpu, v.gpu_type, v.network_block_all, v.network_allow_list, v.auto_stop_minutes, \
         v.auto_archive_minutes, v.auto_delete_minutes, v.auto_destroy_at, v.queue_timeout_minutes, v.desired_state, \
         v.generation, v.created_at, v.updated_at, v.destroyed_at, v.queue_timed_out_at, v.last_activity_at, v.runner_id, \
-        v.daemon_version, v.state, v.error_reason, v.recoverable
+        v.daemon_version, v.state, v.error_reason, v.recoverable, v.record_terminals, \
+        coalesce(v.effective->'recordsTerminals' = 'true', false) AS is_told_to_record
         """
 }

@@ -47,6 +47,20 @@ package final class OpenFile: Sendable {
         }
     }
 
+    /// Writes all of it at an offset.
+    package func write(_ bytes: ByteBuffer, at offset: Int64) throws {
+        try bytes.withUnsafeReadableBytes { raw in
+            var written = 0
+            while written < raw.count {
+                let rest = UnsafeRawBufferPointer(rebasing: raw[written...])
+                let count = pwrite(descriptor, rest.baseAddress, rest.count, off_t(offset) + off_t(written))
+                if count < 0 && errno == EINTR { continue }
+                guard count > 0 else { throw IOError(errnoCode: errno, reason: "write") }
+                written += count
+            }
+        }
+    }
+
     /// Reads up to `count` bytes from an offset; an empty buffer is the end of the file.
     package func read(_ count: Int, at offset: Int64) throws -> ByteBuffer {
         var buffer = ByteBufferAllocator().buffer(capacity: count)

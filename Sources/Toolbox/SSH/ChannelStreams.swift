@@ -1,18 +1,22 @@
 import CLibSSH
 import Glibc
+import NIOCore
 
 /// Moves what a descriptor gives to a channel, as fast as the client takes it.
 struct OutboundStream {
     private let file: OpenFile
     private let isErrors: Bool
+    /// Of the terminal whose output this is.
+    private let recording: Recording?
     private var pending: [UInt8] = []
     /// There is nothing more to read.
     private var atEnd = false
 
     /// - Parameter file: never blocks.
-    init(_ file: OpenFile, isErrors: Bool = false) {
+    init(_ file: OpenFile, isErrors: Bool = false, recording: Recording? = nil) {
         self.file = file
         self.isErrors = isErrors
+        self.recording = recording
     }
 
     /// All has been read and sent.
@@ -45,6 +49,7 @@ struct OutboundStream {
                 return false
             }
             let piece = UnsafeRawBufferPointer(rebasing: session.scratch[..<count])
+            recording?.output(ByteBuffer(bytes: piece))
             let sent = send(piece, to: channel, session)
             if sent < count { pending = Array(piece[sent...]) }
         }

@@ -2,6 +2,7 @@ import CLibSSH
 import CLinux
 import Glibc
 import NIOCore
+import SSHServing
 
 /// The program of a session: its streams on this side, and its end.
 final class RunningProgram {
@@ -15,6 +16,8 @@ final class RunningProgram {
     private var inbound: InboundStream
     private var outbound: [OutboundStream]
     private let terminal: OpenFile?
+    /// Of its terminal.
+    private let recording: Recording?
     /// The program's ends, until it is started.
     private var ends: (input: OpenFile, output: OpenFile, errors: OpenFile)?
     private var exit: ProgramExit?
@@ -23,16 +26,23 @@ final class RunningProgram {
     private(set) var deadline: ContinuousClock.Instant?
     private var isOverdue = false
 
+    /// - Parameter record: called with the terminal's path and size, if there is a terminal; answers where its output goes too.
     /// - Returns: nil if there can be no terminal or pipes.
-    init?(_ raw: ssh_channel, _ session: SSHSession, terminal size: TerminalSize?) {
+    init?(
+        _ raw: ssh_channel,
+        _ session: SSHSession,
+        terminal size: TerminalSize?,
+        record: (String, TerminalSize) -> Recording?
+    ) {
         self.raw = raw
         self.session = session
         if let size {
             guard let (master, slave) = Self.openTerminal(size) else { return nil }
             terminal = master
             terminalName = Self.name(of: master)
+            recording = record(terminalName ?? "", size)
             inbound = InboundStream(master)
-            outbound = [OutboundStream(master)]
+            outbound = [OutboundStream(master, recording: recording)]
             ends = (slave, slave, slave)
         } else {
             guard let input = try? pipeForProgram(), let output = try? pipeForProgram(),
@@ -40,11 +50,14 @@ final class RunningProgram {
             else { return nil }
             for file in [input.write, output.read, errors.read] { setNonBlocking(file.descriptor) }
             terminal = nil
+            recording = nil
             inbound = InboundStream(input.write)
             outbound = [OutboundStream(output.read), OutboundStream(errors.read, isErrors: true)]
             ends = (input.read, output.write, errors.write)
         }
     }
+
+    deinit { recording?.end("the client is gone") }
 
     private static func openTerminal(_ size: TerminalSize) -> (OpenFile, OpenFile)? {
         var (master, slave): (CInt, CInt) = (-1, -1)
@@ -74,7 +87,9 @@ final class RunningProgram {
     }
 
     func resize(_ size: TerminalSize) {
-        if let terminal { _ = martlet_terminal_resize(terminal.descriptor, size.columns, size.rows) }
+        guard let terminal else { return }
+        _ = martlet_terminal_resize(terminal.descriptor, size.columns, size.rows)
+        recording?.resize(size)
     }
 
     /// Sends a signal to the leader's group, by its name in SSH; unknown ones are not sent.
@@ -117,6 +132,7 @@ final class RunningProgram {
     }
 
     private func report(_ exit: ProgramExit) {
+        recording?.end(TerminalEnd.exited(exit.code).inWords)
         ssh_channel_send_eof(raw)
         switch exit {
         case .exited(let code):

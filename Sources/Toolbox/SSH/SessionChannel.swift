@@ -1,6 +1,7 @@
 import CLibSSH
 import CLinux
 import Glibc
+import SSHServing
 
 /// A session: requests that prepare it, and then a shell, a command or file transfer.
 final class SessionChannel: SSHChannel {
@@ -95,7 +96,11 @@ final class SessionChannel: SSHChannel {
         guard case .nothing = content else { return false }
         if hooks.offersAgent { variables["SSH_AUTH_SOCK"] = agentPath() }
         variables["TERM"] = terminal?.name
-        guard let program = RunningProgram(raw, session, terminal: terminal?.size) else { return false }
+        let program = RunningProgram(raw, session, terminal: terminal?.size) { [context, variables] path, size in
+            let all = context.environment.current.merging(variables) { $1 }
+            return context.recordings.begin(.ssh, of: path, size: size, variables: all)
+        }
+        guard let program else { return false }
         variables["SSH_TTY"] = program.terminalName
         context.run(program.specification(command, variables), as: number, tell: mailbox)
         content = .program(program)

@@ -1,9 +1,11 @@
 import Glibc
 import NIOCore
+import SSHServing
 
 /// What sessions start programs with.
 struct SessionContext: Sendable {
     let processes: ProcessTable
+    let recordings: RecordingTable
     let environment: EnvironmentStore
     let workingDirectory: WorkingDirectory
     let spoolDirectory: String

@@ -24,6 +24,9 @@ package struct DaemonConfiguration: Sendable {
     package var terminalPort: Int?
     /// Time between asking programs to end and killing them, when the sandbox stops. Docker kills all after 10 s.
     package var stopGrace: Duration
+    /// Where recordings of terminals are kept: the first of these that can be had.
+    package var recordingDirectories: [String]
+    package var recordingLimits = RecordingLimits()
     /// Where the sandbox's cgroup is seen.
     package var controlGroupRoot = "/sys/fs/cgroup"
 
@@ -84,6 +87,10 @@ package struct DaemonConfiguration: Sendable {
         self.home = home
         self.terminalPort = terminalPort
         self.stopGrace = stopGrace
+        recordingDirectories = [
+            "/var/lib/martlet/recordings", "\(home)/.local/state/martlet/recordings",
+            "/var/tmp/.martlet-recordings-\(getuid())", "/tmp/.martlet-recordings-\(getuid())",
+        ]
     }
 }
 
@@ -111,6 +118,7 @@ package struct ToolboxDaemon: Service {
     private let group: any EventLoopGroup
     private let processes: ProcessTable
     private let logs: LogDirectory
+    private let recordings: RecordingTable
     private let entrypoint: Entrypoint
     private let token: AccessToken
     private let ownPorts = OwnPorts()
@@ -134,6 +142,11 @@ package struct ToolboxDaemon: Service {
         self.onListening = onListening
         processes = ProcessTable()
         logs = LogDirectory(in: [Self.spoolDirectory(configuration.environment), "/tmp", "/var/tmp", "/dev/shm"])
+        recordings = RecordingTable(
+            in: configuration.recordingDirectories,
+            limits: configuration.recordingLimits,
+            logger: logger
+        )
         entrypoint = Entrypoint(arguments: configuration.entrypoint, logs: logs)
         token = AccessToken(configuration.token)
     }
@@ -151,6 +164,7 @@ package struct ToolboxDaemon: Service {
         let environment = EnvironmentStore(Legacy.environment ?? configuration.environment)
         let terminals = TerminalTable(
             processes: processes,
+            recordings: recordings,
             environment: environment,
             workingDirectory: configuration.workingDirectory
         )
@@ -178,6 +192,7 @@ package struct ToolboxDaemon: Service {
             do { served = .success(try await application.run()) } catch { served = .failure(error) }
             await stopPrograms()
             await ssh.stop()
+            await recordings.stop()
             tasks.cancelAll()
             try? await onBlockingThread { [logs] in logs.remove() }
             try served.get()
@@ -187,6 +202,7 @@ package struct ToolboxDaemon: Service {
     private func makeSSHServer(_ environment: EnvironmentStore) -> SSHServer {
         let context = SessionContext(
             processes: processes,
+            recordings: recordings,
             environment: environment,
             workingDirectory: configuration.workingDirectory,
             spoolDirectory: Self.spoolDirectory(environment.current),
@@ -278,6 +294,7 @@ package struct ToolboxDaemon: Service {
         addInfoRoutes(to: &routes, environment)
         addProcessRoutes(to: &routes, environment, runner)
         addTerminalRoutes(to: &routes, terminals)
+        addRecordingRoutes(to: &routes, recordings)
         addGitRoutes(
             to: &routes,
             processes: processes,
@@ -330,6 +347,7 @@ package struct ToolboxDaemon: Service {
         if let limit = Legacy.findNumber(.diskLimit) { metrics.setDiskLimit(limit) }
         let info = InfoRoutes(
             metrics: metrics,
+            recordings: recordings,
             environment: environment,
             workingDirectory: configuration.workingDirectory,
             home: configuration.home

@@ -128,20 +128,10 @@ struct LogFile: Sendable {
 
     /// Writes at an offset, which is the end unless somebody meddled.
     func write(_ bytes: ByteBuffer, at offset: Int) throws {
-        let file = try open(O_WRONLY)
-        try bytes.withUnsafeReadableBytes { raw in
-            var written = 0
-            while written < raw.count {
-                let count = pwrite(
-                    file.descriptor,
-                    raw.baseAddress! + written,  // not empty here
-                    raw.count - written,
-                    off_t(offset + written)
-                )
-                if count < 0 && errno == EINTR { continue }
-                guard count > 0 else { throw LogFileError(number: errno) }
-                written += count
-            }
+        do {
+            try open(O_WRONLY).write(bytes, at: Int64(offset))
+        } catch let error as IOError {
+            throw LogFileError(number: error.errnoCode)
         }
     }
 

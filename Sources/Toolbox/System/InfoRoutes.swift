@@ -16,7 +16,11 @@ package struct InfoRoutes: Sendable {
     /// On the runner's greeting: the sandbox's disk quota. Users cannot send it, the proxy lets no header of ours in.
     static let diskLimitHeader = HTTPField.Name("X-Martlet-Disk-Bytes")!  // a constant that is a valid name
 
+    /// Likewise: whether terminals that are opened from now on are recorded.
+    static let recordingHeader = HTTPField.Name("X-Martlet-Record-Terminals")!  // a constant that is a valid name
+
     let metrics: SystemMetrics
+    let recordings: RecordingTable
     let environment: EnvironmentStore
     let workingDirectory: WorkingDirectory
     let home: String
@@ -43,13 +47,15 @@ package struct InfoRoutes: Sendable {
         return try jsonResponse(["message": "environment updated"])
     }
 
-    /// The runner's greeting after each start, which brings the token (see `AccessToken`) and what only the runner knows.
+    /// The runner's greeting after each start, which brings the token (see `AccessToken`) and what only the runner knows. Comes
+    /// again when a setting changes.
     func initialize(_ call: ToolboxCall) async throws -> Response {
         await call.drain()
         if let limit = call.request.headers[Self.diskLimitHeader].flatMap({ Int($0) }), limit > 0 {
             metrics.setDiskLimit(limit)
             Legacy.keep(limit, as: .diskLimit)
         }
+        if let records = call.request.headers[Self.recordingHeader].flatMap({ Bool($0) }) { recordings.isOn = records }
         return try jsonResponse(["message": "initialized", "version": daemonVersion])
     }
 }

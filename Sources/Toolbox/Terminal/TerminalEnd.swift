@@ -9,6 +9,14 @@ package enum TerminalEnd: Sendable, Equatable {
     /// It could not be started, or was lost; says why.
     case failed(String)
 
+    /// For recordings.
+    var inWords: String {
+        switch self {
+        case .exited(let code): "exit code \(code)"
+        case .failed(let reason): reason
+        }
+    }
+
     /// As the SDK shows it: nil for success.
     package var reason: String? {
         switch self {

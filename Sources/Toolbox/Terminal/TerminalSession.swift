@@ -40,6 +40,8 @@ package final class TerminalSession: Sendable {
         /// Pieces of output so far, to see whether any came.
         var pieceCount = 0
         var pendingInputBytes = 0
+        /// Where its output goes too, if it is recorded.
+        var recording: Recording?
         /// What was typed before the program started.
         var earlyInput = ByteBuffer()
     }
@@ -57,6 +59,7 @@ package final class TerminalSession: Sendable {
     let state: Mutex<State>
     private let endPromise: EventLoopPromise<TerminalEnd>
     private let processes: ProcessTable
+    private let recordings: RecordingTable?
     private let loop: any EventLoop
 
     package init(
@@ -66,6 +69,7 @@ package final class TerminalSession: Sendable {
         size: TerminalSize,
         lazyStart: Bool = false,
         processes: ProcessTable,
+        recordings: RecordingTable? = nil,
         on loop: any EventLoop
     ) {
         self.id = id
@@ -73,6 +77,7 @@ package final class TerminalSession: Sendable {
         self.ownVariables = ownVariables
         self.lazyStart = lazyStart
         self.processes = processes
+        self.recordings = recordings
         self.loop = loop
         state = Mutex(State(size: size))
         endPromise = loop.makePromise()
@@ -159,7 +164,11 @@ package final class TerminalSession: Sendable {
         guard let tree else { return }
         do {
             try await tree.input?.resize(size)
-            state.withLock { $0.size = size }
+            let recording = state.withLock { state in
+                state.size = size
+                return state.recording
+            }
+            recording?.resize(size)
         } catch is IOError {
             throw Self.gone(id)
         }
@@ -196,6 +205,7 @@ package final class TerminalSession: Sendable {
             program.streams = .terminal(size)
             let tree = try await processes.launch(program, on: loop)
             try await adopt(tree, startedWith: size)
+            record()
             watchForQuiet(after: tree)
             await takeOutput(of: tree)
             let exit = try await tree.exit.get()
@@ -219,6 +229,16 @@ package final class TerminalSession: Sendable {
         if wanted != size { try? await tree.input?.resize(wanted) }
     }
 
+    private func record() {
+        let size = size
+        let recording = recordings?.begin(.pty, of: id, size: size, variables: program.environment)
+        let now = state.withLock { state in
+            state.recording = recording
+            return state.size
+        }
+        if now != size { recording?.resize(now) }
+    }
+
     private func takeOutput(of tree: ProcessTree) async {
         await tree.output.readToEnd { piece in
             await waitForReaders(adding: piece.readableBytes)
@@ -239,19 +259,21 @@ package final class TerminalSession: Sendable {
     }
 
     private func append(_ piece: ByteBuffer) {
-        let waiters = state.withLock { state in
+        let (waiters, recording) = state.withLock { state in
             state.history.append(piece)
             state.pieceCount += 1
-            return state.takeWaiters()
+            return (state.takeWaiters(), state.recording)
         }
+        recording?.output(piece)
         for waiter in waiters { waiter.resume() }
     }
 
     private func finish(_ end: TerminalEnd) {
-        let waiters = state.withLock { state in
+        let (waiters, recording) = state.withLock { state in
             state.phase = .ended(end)
-            return state.takeWaiters()
+            return (state.takeWaiters(), state.recording)
         }
+        recording?.end(end.inWords)
         for waiter in waiters { waiter.resume() }
         endPromise.succeed(end)
     }

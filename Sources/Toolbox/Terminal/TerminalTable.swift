@@ -37,12 +37,19 @@ package final class TerminalTable: Sendable {
 
     private let state = Mutex(State())
     private let processes: ProcessTable
+    private let recordings: RecordingTable?
     private let environment: EnvironmentStore
     private let workingDirectory: WorkingDirectory
     private let shells = ShellFinder()
 
-    package init(processes: ProcessTable, environment: EnvironmentStore, workingDirectory: WorkingDirectory) {
+    package init(
+        processes: ProcessTable,
+        recordings: RecordingTable? = nil,
+        environment: EnvironmentStore,
+        workingDirectory: WorkingDirectory
+    ) {
         self.processes = processes
+        self.recordings = recordings
         self.environment = environment
         self.workingDirectory = workingDirectory
     }
@@ -74,6 +81,7 @@ package final class TerminalTable: Sendable {
             size: request.size,
             lazyStart: request.lazyStart,
             processes: processes,
+            recordings: recordings,
             on: loop
         )
         try add(session)

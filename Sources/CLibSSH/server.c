@@ -1,8 +1,10 @@
 #include "CLibSSH.h"
+#include "server.h"
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/rand.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,7 +13,7 @@ void martlet_ssh_prepare(void) {
     ssh_set_log_level(SSH_LOG_NOLOG);
 }
 
-enum { KEY_BYTES = 32, KEY_FILE_LIMIT = 512 };
+enum { KEY_BYTES = 32, KEY_FILE_LIMIT = martlet_ssh_key_file_limit };
 
 // Bytes that are put together one after the other.
 struct text {
@@ -90,6 +92,18 @@ ssh_key martlet_ssh_host_key(const char *secret, size_t length) {
     return key;
 }
 
+int martlet_ssh_new_key_file(char *text, size_t size) {
+    unsigned char seed[KEY_BYTES], public[KEY_BYTES];
+    struct text file = {.length = 0};
+    int made = RAND_bytes(seed, sizeof seed) == 1 && public_half(seed, public);
+    if (made) put_key_file(&file, seed, public);
+    made = made && file.length <= size;
+    if (made) memcpy(text, file.bytes, file.length);
+    OPENSSL_cleanse(seed, sizeof seed);
+    OPENSSL_cleanse(&file, sizeof file);
+    return made ? 0 : -1;
+}
+
 // Functions of libssh that its headers do not show.
 void ssh_packet_set_callbacks(ssh_session session, ssh_packet_callbacks callbacks);
 int ssh_packet_channel_open(ssh_session session, uint8_t type, ssh_buffer packet, void *user);
@@ -157,12 +171,12 @@ static int configure(ssh_bind bind, ssh_key host_key) {
     return ssh_bind_options_set(bind, SSH_BIND_OPTIONS_PUBKEY_ACCEPTED_KEY_TYPES, accepted);
 }
 
-ssh_session martlet_ssh_accept(int connection, ssh_key host_key) {
+ssh_session martlet_ssh_new_server(int connection, ssh_key host_key, ssh_packet_callbacks first) {
     ssh_bind bind = ssh_bind_new();
     ssh_session session = ssh_new();
     int accepted = bind != NULL && session != NULL && configure(bind, host_key) == SSH_OK;
     if (accepted) {
-        ssh_packet_set_callbacks(session, &open_callbacks);
+        ssh_packet_set_callbacks(session, first);
         ssh_set_auth_methods(session, SSH_AUTH_METHOD_PUBLICKEY);
         ssh_set_blocking(session, 0);
         accepted = ssh_bind_accept_fd(bind, session, connection) == SSH_OK;
@@ -173,6 +187,10 @@ ssh_session martlet_ssh_accept(int connection, ssh_key host_key) {
     if (session == NULL || ssh_get_fd(session) != connection) close(connection);
     if (session != NULL) ssh_free(session);
     return NULL;
+}
+
+ssh_session martlet_ssh_accept(int connection, ssh_key host_key) {
+    return martlet_ssh_new_server(connection, host_key, &open_callbacks);
 }
 
 #pragma clang diagnostic ignored "-Wdeprecated-declarations"

@@ -45,6 +45,8 @@ package enum OrganizationKind {}
 package enum UserKind {}
 package enum SnapshotKind {}
 package enum APIKeyKind {}
+package enum RegistryKind {}
+package enum SSHAccessKind {}
 
 package typealias SandboxID = Identifier<SandboxKind>
 package typealias RunnerID = Identifier<RunnerKind>
@@ -52,3 +54,5 @@ package typealias OrganizationID = Identifier<OrganizationKind>
 package typealias UserID = Identifier<UserKind>
 package typealias SnapshotID = Identifier<SnapshotKind>
 package typealias APIKeyID = Identifier<APIKeyKind>
+package typealias RegistryID = Identifier<RegistryKind>
+package typealias SSHAccessID = Identifier<SSHAccessKind>

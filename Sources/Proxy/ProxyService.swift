@@ -40,7 +40,7 @@ package struct ProxyService: Service {
         let shared = ProxyShared(
             limits: limits,
             table: RouteTable(source: source, limits: limits, log: log),
-            activity: ActivityReporter(source: source, limits: limits, log: log),
+            activity: ActivityReporter(sink: source, limits: limits, log: log),
             addresses: AddressCounts(),
             log: log
         )

@@ -1,4 +1,5 @@
 package import Firewall
+package import Store
 
 #if canImport(Glibc)
     import Glibc
@@ -46,6 +47,10 @@ package struct RunnerConfiguration: Sendable {
     package var diskCapacityGib: Int?
     /// Reported with the runner.
     package var labels: [String: String] = [:]
+    /// Martlet's own registry; nil makes no snapshots here, and runs none that were made.
+    package var registry: RegistryAccess?
+    /// Opens logins of registries; nil pulls from registries that ask for none.
+    package var secrets: SecretBox?
     package var pace = RunnerPace()
 
     package init(daemonPath: String, stateDirectory: String) throws {
@@ -103,6 +108,24 @@ package struct RunnerPace: Sendable, Hashable {
     package var pullLimit: Duration = .seconds(14 * 60)
     /// Pulls at once.
     package var pullsLimit = 3
+    /// Snapshots made at once.
+    package var snapshotsLimit = 2
+    /// The job of one is held for so long, and renewed ten times within.
+    package var snapshotLease: Duration = .seconds(30)
+    /// Jobs are looked for so often, though nothing woke the runner.
+    package var snapshotPollInterval: Duration = .seconds(1)
+    /// For one pull or push of a snapshot's image.
+    package var snapshotPullLimit: Duration = .seconds(50 * 60)
+    /// The largest image that a snapshot may have.
+    package var imageBytesLimit: Int64 = 64 << 30
+    /// The cache of images is looked through so often.
+    package var cacheInterval: Duration = .seconds(30)
+    /// An image of the internal registry that nothing is for is kept for so long.
+    package var cacheGrace: Duration = .seconds(600)
+    /// Fuller than this, the disk loses images that are not in use, those used longest ago first…
+    package var diskHighPercent = 85
+    /// … until it is less full than this; and only then images are fetched early.
+    package var diskLowPercent = 75
     /// Sandboxes claimed, or reclaimed, at once.
     package var claimLimit = 32
 

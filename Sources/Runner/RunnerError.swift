@@ -21,6 +21,10 @@ package struct RunnerError: Error, Sendable, Hashable, CustomStringConvertible {
         case fenced
         /// An image is not here, and cannot be fetched.
         case noImage
+        /// The internal registry does not answer, or not as it should.
+        case registryAway
+        /// The internal registry has lost the image.
+        case imageLost
         /// A container's disk quota cannot be changed.
         case diskQuota
         /// Something on the host changed between looking and acting: look again.

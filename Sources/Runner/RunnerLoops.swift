@@ -86,8 +86,9 @@ struct RunnerLoops: Sendable {
     private func control(_ survey: RunnerSurvey, _ lease: LeaseKeeper) async {
         let (claims, claim) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let (images, imagesChanged) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let snapshots = SnapshotLoops(parts, region: identity.regionID)
         let feed = RunnerFeed(database, runner: identity.id, logger: parts.logger)
-        let controller = makeController(survey, feed, claim: claim, imagesChanged: imagesChanged)
+        let controller = makeController(survey, feed, snapshots, claim: claim, imagesChanged: imagesChanged)
         let timers = TimerKeeper(queries: parts.queries, pace: parts.pace, logger: parts.logger)
         await withDiscardingTaskGroup { group in
             group.addTask { await feed.run() }
@@ -96,6 +97,7 @@ struct RunnerLoops: Sendable {
             group.addTask { await timers.runReclaims { for id in $0 { controller.enqueue(id) } } }
             group.addTask { await timers.runClaims(wakes: claims) { for id in $0 { controller.enqueue(id) } } }
             group.addTask { await keepImages(images) }
+            group.addTask { await snapshots.run() }
             group.addTask { await GarbageCollector(parts: parts, directory: directory).run() }
             group.addTask {
                 await lease.run {
@@ -114,6 +116,7 @@ struct RunnerLoops: Sendable {
     private func makeController(
         _ survey: RunnerSurvey,
         _ feed: RunnerFeed,
+        _ snapshots: SnapshotLoops,
         claim: AsyncStream<Void>.Continuation,
         imagesChanged: AsyncStream<Void>.Continuation
     ) -> Controller<SandboxID> {
@@ -133,9 +136,12 @@ struct RunnerLoops: Sendable {
                 Source("rows") { signal in
                     await feed.follow { notice in
                         switch notice {
-                        case .resync: signal(.resync)
+                        case .resync:
+                            signal(.resync)
+                            snapshots.wake()
                         case .sandbox(let id): signal(.key(id))
                         case .pending: claim.yield()
+                        case .snapshots: snapshots.wake()
                         }
                     }
                 },

@@ -23,6 +23,11 @@ package struct RunnerParts: Sendable {
     package let holdings: HoldingLedger
     package let puller: ImagePuller
     package let shelf: ImageShelf
+    package let loans: ImageLoans
+    /// Martlet's own registry; nil where this runner has none.
+    package let registry: RegistryAccess?
+    /// Opens what organizations have sealed; nil where this runner has no key.
+    package let secrets: SecretBox?
     let probe: DaemonProbe
     private let start: ContinuousClock.Instant
 
@@ -54,8 +59,19 @@ package struct RunnerParts: Sendable {
         attempts = AttemptLedger()
         limits = LimitWatch(quotas: blueprint.host.quotas)
         holdings = HoldingLedger(grace: pace.orphanGrace)
-        puller = ImagePuller(engine: engine, limit: pace.pullLimit, concurrency: pace.pullsLimit, logger: logger)
-        shelf = ImageShelf(engine: engine, queries: queries, runner: identity)
+        registry = configuration.registry
+        secrets = configuration.secrets
+        puller = ImagePuller(
+            engine: engine,
+            registry: registry,
+            queries: queries,
+            runner: identity,
+            limit: pace.pullLimit,
+            concurrency: pace.pullsLimit,
+            logger: logger
+        )
+        shelf = ImageShelf(engine: engine, registry: registry, queries: queries, runner: identity)
+        loans = ImageLoans(engine: engine, queries: queries, runner: identity, logger: logger)
         probe = DaemonProbe(
             dialer: NamespaceDialer(threads: Self.probeThreads),
             group: MultiThreadedEventLoopGroup.singleton

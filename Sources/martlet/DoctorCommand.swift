@@ -3,6 +3,7 @@ import Docker
 import Firewall
 import Logging
 import Postgres
+import SSHServing
 
 #if canImport(Glibc)
     import Glibc
@@ -19,6 +20,8 @@ struct DoctorCommand: AsyncParsableCommand {
     @OptionGroup var database: DatabaseOptions
     @Option(help: "Docker Engine's socket. [MARTLET_DOCKER_HOST]")
     var dockerHost = Environment["MARTLET_DOCKER_HOST"] ?? Environment["DOCKER_HOST"] ?? "unix:///var/run/docker.sock"
+    @Option(help: "Where users reach the SSH gateway; looked at when given. [MARTLET_SSH_GATEWAY_PUBLIC]")
+    var sshGateway: ListenAddress?
     @Option(help: "Port to be free, or already Martlet's; may be repeated.")
     var port: [Int] = []
 
@@ -33,14 +36,19 @@ struct DoctorCommand: AsyncParsableCommand {
     }
 
     private var checks: [Check] {
-        [
+        var checks = [
             Check(name: "postgres", examine: examinePostgres),
             Check(name: "docker", examine: examineDocker),
             Check(name: "disk quotas", examine: examineQuotas),
             Check(name: "iptables", examine: examineFirewall),
             Check(name: "forwarding", examine: examineForwarding),
             Check(name: "dns", examine: examineResolvers),
-        ] + port.map { port in Check(name: "port \(port)", examine: { examinePort(port) }) }
+        ]
+        let known = Environment["MARTLET_SSH_GATEWAY_PUBLIC"].flatMap { ListenAddress(argument: $0) }
+        if let gateway = sshGateway ?? known {
+            checks.append(Check(name: "ssh gateway", examine: { examineGateway(gateway) }))
+        }
+        return checks + port.map { port in Check(name: "port \(port)", examine: { examinePort(port) }) }
     }
 
     private func examinePostgres() async -> Finding {
@@ -135,6 +143,24 @@ struct DoctorCommand: AsyncParsableCommand {
             )
             : .good(usable.joined(separator: ", "))
     }
+
+    /// Whatever speaks SSH says so before anybody asks.
+    private func examineGateway(_ address: ListenAddress) -> Finding {
+        let advice = "`martlet ssh-gateway` serves there; its log says what it waits for"
+        guard let port = UInt16(exactly: address.port),
+            let socket = PeerAddress.resolve(address.host, port: port).first?.connectingSocket()
+        else { return .failure("\(address) cannot be reached; \(advice)") }
+        defer { close(socket) }
+        var state = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
+        var banner = [UInt8](repeating: 0, count: 256)
+        guard poll(&state, 1, Self.bannerMilliseconds) > 0, case let count = read(socket, &banner, banner.count),
+            count > 0,
+            banner.starts(with: "SSH-2.0-".utf8)
+        else { return .failure("nothing at \(address) says that it speaks SSH; \(advice)") }
+        return .good("answers at \(address)")
+    }
+
+    private static let bannerMilliseconds: Int32 = 5_000
 
     private func examinePort(_ port: Int) -> Finding {
         guard (1...65535).contains(port) else { return .failure("not a port; 1 to 65535 are") }

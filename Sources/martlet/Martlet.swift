@@ -6,12 +6,15 @@ struct Martlet: AsyncParsableCommand {
         commandName: "martlet",
         abstract: "Runs AI-generated code in sandboxes, on your own machines.",
         discussion: """
-            A Martlet is three services around one Postgres: api, runner (one per host) and proxy. Every setting is a \
+            A Martlet is four services around one Postgres: api, runner (one per host), proxy and ssh-gateway. Every setting is a \
             flag and an environment variable; the flag wins. `--print-config` shows what is in force and where it came from.
             """,
         version: version,
         groupedSubcommands: [
-            CommandGroup(name: "Services", subcommands: [APICommand.self, RunnerCommand.self, ProxyCommand.self]),
+            CommandGroup(
+                name: "Services",
+                subcommands: [APICommand.self, RunnerCommand.self, ProxyCommand.self, SSHGatewayCommand.self]
+            ),
             CommandGroup(
                 name: "Set-up",
                 subcommands: [MigrateCommand.self, BootstrapCommand.self, DoctorCommand.self]

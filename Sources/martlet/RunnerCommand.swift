@@ -109,6 +109,14 @@ struct RunnerOptions: ParsableArguments {
     @Option(help: "How many times its disk. [MARTLET_RUNNER_DISK_OVERCOMMIT]")
     var diskOvercommit = Environment["MARTLET_RUNNER_DISK_OVERCOMMIT"].flatMap(Double.init) ?? Overcommit().disk
 
+    @Option(help: "Martlet's own registry for images of snapshots, http(s)://host[:port]. [MARTLET_REGISTRY_URL]")
+    var registryURL: String?
+
+    @Option(help: "Login for it; its password comes in MARTLET_REGISTRY_PASSWORD only. [MARTLET_REGISTRY_USERNAME]")
+    var registryUsername: String?
+
+    private var chosenRegistry: String? { registryURL ?? Environment["MARTLET_REGISTRY_URL"] }
+    private var chosenRegistryUsername: String? { registryUsername ?? Environment["MARTLET_REGISTRY_USERNAME"] }
     private var advertised: String? { ingressAddress ?? Environment["MARTLET_RUNNER_INGRESS_ADDRESS"] }
     private var chosenRuntime: String? { runtime ?? Environment["MARTLET_RUNNER_RUNTIME"] }
 
@@ -128,6 +136,19 @@ struct RunnerOptions: ParsableArguments {
             SettingLine(flag: "--allow-private", variable: "MARTLET_RUNNER_ALLOW_PRIVATE", value: allowPrivate),
             SettingLine(flag: "--resolver", variable: "MARTLET_RUNNER_RESOLVERS", value: resolver),
             SettingLine(flag: "--runtime", variable: "MARTLET_RUNNER_RUNTIME", value: chosenRuntime),
+            SettingLine(flag: "--registry-url", variable: "MARTLET_REGISTRY_URL", value: chosenRegistry),
+            SettingLine(
+                flag: "--registry-username",
+                variable: "MARTLET_REGISTRY_USERNAME",
+                value: chosenRegistryUsername
+            ),
+            SettingLine(
+                flag: "(none)",
+                variable: "MARTLET_REGISTRY_PASSWORD",
+                value: Environment["MARTLET_REGISTRY_PASSWORD"],
+                isSecret: true
+            ),
+            .secretsKey,
             SettingLine(flag: "--cpu-overcommit", variable: "MARTLET_RUNNER_CPU_OVERCOMMIT", value: "\(cpuOvercommit)"),
             SettingLine(
                 flag: "--memory-overcommit",
@@ -160,6 +181,14 @@ struct RunnerOptions: ParsableArguments {
             configuration.allowedPrivateRanges = try list(allowPrivate).map { try IPv4Range(parsing: $0) }
             configuration.resolvers = try list(resolver).map { try IPv4Address(parsing: $0) }
             configuration.runtime = chosenRuntime
+            configuration.registry = try chosenRegistry.map {
+                try RegistryAccess(
+                    url: $0,
+                    username: chosenRegistryUsername ?? "",
+                    password: Environment["MARTLET_REGISTRY_PASSWORD"] ?? ""
+                )
+            }
+            configuration.secrets = try SecretBox.ofEnvironment()
             configuration.overcommit.cpu = cpuOvercommit
             configuration.overcommit.memory = memoryOvercommit
             configuration.overcommit.disk = diskOvercommit

@@ -1,5 +1,6 @@
 import ArgumentParser
 import FoundationEssentials
+import Store
 
 /// Reads the defaults of flags from the environment, once, at start.
 enum Environment {
@@ -110,4 +111,29 @@ struct ListenAddress: ExpressibleByArgument, CustomStringConvertible {
     }
 
     var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}
+
+extension SecretBox {
+    static let variable = "MARTLET_SECRETS_KEY"
+
+    /// With the key of the environment, the same for api and runners; nil without one. Throws when it is no key.
+    static func ofEnvironment() throws -> SecretBox? {
+        do {
+            return try Environment[variable].map { try SecretBox(hexKey: $0) }
+        } catch {
+            throw ValidationError("\(variable): \(error)")
+        }
+    }
+}
+
+extension SettingLine {
+    /// Only by environment: everybody may read a process's arguments.
+    static var secretsKey: SettingLine {
+        SettingLine(
+            flag: "(none)",
+            variable: SecretBox.variable,
+            value: Environment[SecretBox.variable],
+            isSecret: true
+        )
+    }
 }

@@ -1,4 +1,5 @@
 import Docker
+import FoundationEssentials
 import NIOCore
 import Testing
 
@@ -60,6 +61,47 @@ import Testing
                 try await test.engine.pullImage("127.0.0.1:1/none:x", credentials: credentials, within: .seconds(60))
             }
             #expect(result == .server)
+        }
+    }
+
+    @Test func pushesAndPullsByDigest() async throws {
+        let environment = ProcessInfo.processInfo.environment
+        let url = try #require(
+            environment["MARTLET_TEST_REGISTRY_URL"],
+            "MARTLET_TEST_REGISTRY_… are not set: run ops/test"
+        )
+        let host = url.replacing("http://", with: "")
+        let credentials = RegistryCredentials(
+            username: try #require(environment["MARTLET_TEST_REGISTRY_USERNAME"]),
+            password: try #require(environment["MARTLET_TEST_REGISTRY_PASSWORD"]),
+            serverAddress: host
+        )
+        try await withEngine { test in
+            let repository = "\(host)/docker-tests/\(test.mark)"
+            let tar = tarArchive(name: "x", content: test.mark)
+            let id = try await test.engine.importImage(tar: tar, repository: repository, tag: "1")
+            let digest = try await test.engine.pushImage(repository: repository, tag: "1", credentials: credentials)
+            #expect(digest.hasPrefix("sha256:") && digest.count == 71)
+            #expect(
+                try await test.engine.pushImage(repository: repository, tag: "1", credentials: credentials) == digest
+            )
+            try await test.engine.removeImage("\(repository):1")
+            #expect(
+                try await kind { _ = try await test.engine.inspectImage(id) } == .notFound,
+                "the digest goes with the last tag"
+            )
+
+            #expect(
+                try await kind { try await test.engine.pullImage("\(repository)@\(digest)") } != nil,
+                "without a login"
+            )
+            try await test.engine.pullImage("\(repository)@\(digest)", credentials: credentials)
+            #expect(try await test.engine.inspectImage("\(repository)@\(digest)").id == id)
+            try await test.engine.removeImage("\(repository)@\(digest)")
+            let unknown = try await kind {
+                try await test.engine.pullImage("\(repository):none", credentials: credentials)
+            }
+            #expect(unknown == .notFound)
         }
     }
 

@@ -8,16 +8,17 @@ import Testing
 @Suite(.timeLimit(.minutes(1)))
 struct DisconnectTests {
     @Test func aClientThatLeavesWhileItWaitsEndsTheCallInTheSandbox() async throws {
+        let isServing = Mutex(false)
         try await TestPath.with { path in
             try await path.run { server in
                 _ = try await server.readHead()
+                isServing.withLock { $0 = true }
                 await #expect(throws: (any Error).self) { _ = try await server.read(through: "never") }
             } client: { client in
                 try await client.send(
                     path.request("POST", "/process/execute", fields: "Content-Length: 2\r\n", body: "{}")
                 )
-                try await eventually { path.ingressServer.openTunnels == 1 }
-                try await Task.sleep(for: .milliseconds(100))
+                try await eventually { isServing.withLock { $0 } && path.ingressServer.openTunnels == 1 }
                 try await client.close()
             }
             try await eventually { path.ingressServer.openTunnels == 0 && path.proxyService.openConnections == 0 }
@@ -69,31 +70,36 @@ struct DisconnectTests {
     }
 
     @Test func aServerThatResetsABodyForAnOldClientIsNotTakenForItsEnd() async throws {
+        let hasBegun = Mutex(false)
         try await TestPath.with { path in
             try await path.run { server in
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\n\r\nhalf")
-                try await Task.sleep(for: .milliseconds(50))
+                try await eventually { hasBegun.withLock { $0 } }
                 try await server.reset()
             } client: { client in
                 try await client.send(
                     "GET /toolbox/\(path.sandbox)/ HTTP/1.0\r\nAuthorization: Bearer \(path.key)\r\n\r\n"
                 )
+                _ = try await client.read(through: "half")
+                hasBegun.withLock { $0 = true }
                 await #expect(throws: (any Error).self) { _ = try await client.readToEnd() }
             }
         }
     }
 
     @Test func aServerThatResetsABodyWithoutLengthIsNotTakenForItsEnd() async throws {
+        let hasBegun = Mutex(false)
         try await TestPath.with { path in
             try await path.run { server in
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\n\r\nhalf")
-                try await Task.sleep(for: .milliseconds(50))
+                try await eventually { hasBegun.withLock { $0 } }
                 try await server.reset()
             } client: { client in
                 try await client.send(path.request("GET", "/"))
-                _ = try await client.readHead()
+                _ = try await client.read(through: "half")
+                hasBegun.withLock { $0 = true }
                 await #expect(throws: (any Error).self) { _ = try await client.read(through: "0\r\n\r\n") }
             }
         }

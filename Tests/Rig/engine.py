@@ -28,6 +28,12 @@ class Engine:
         """Any call; the answer as it came."""
         return self._http.request(method, route, params=parameters, json=body)
 
+    def push(self, repository: str, tag: str, login: str) -> str:
+        """Pushes an image; what the engine said of it."""
+        answer = self._http.post(f"/images/{repository}/push", params={"tag": tag}, headers={"X-Registry-Auth": login})
+        answer.raise_for_status()
+        return answer.text
+
     def sandboxes(self) -> list[dict[str, Any]]:
         """Every container that bears Martlet's label, running or not."""
         return self.get("/containers/json", all="true", filters='{"label":["%s"]}' % LABEL)

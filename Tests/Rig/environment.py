@@ -16,7 +16,7 @@ VARIABLES = {
     "MARTLET_DATABASE_URL": "a superuser's login to Martlet's Postgres",
     "MARTLET_DOCKER_HOST": "the engine's socket, unix:///…/docker.sock",
     "MARTLET_STATE": "the folder with run/*.pid and log/",
-    "MARTLET_STACK_CTL": "a command that takes `start|stop|kill9|restart api|runner|proxy|postgres|docker`",
+    "MARTLET_STACK_CTL": "a command that takes `start|stop|kill9|restart api|runner|proxy|ssh-gateway|postgres|docker`",
     "MARTLET_BIN": "the martlet executable",
 }
 

@@ -10,7 +10,7 @@ from Rig.environment import Environment
 from Rig.processes import is_alive
 from Rig.waiting import eventually
 
-PARTS = ("api", "runner", "proxy", "postgres", "docker")
+PARTS = ("api", "runner", "proxy", "ssh-gateway", "postgres", "docker", "registry")
 CONTROL_SECONDS = 120
 
 

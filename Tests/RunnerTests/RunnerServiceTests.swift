@@ -261,7 +261,7 @@ import TestSupport
     @Test func aContainerThatNoRowExplainsIsSweptAfterAGrace() async throws {
         try await TestHost.with { host in
             try await host.withService {
-                var orphan = ContainerSpecification(image: host.tenant.snapshot.image)
+                var orphan = ContainerSpecification(image: try #require(host.tenant.snapshot.image))
                 let owner = ContainerOwner(sandbox: .random(), runner: host.runner, epoch: 1, slot: 77)
                 orphan.labels = owner.labels
                 orphan.entrypoint = ["sleep", "600"]
@@ -277,7 +277,7 @@ import TestSupport
     @Test func aStrangersContainerIsNeverTouched() async throws {
         try await TestHost.with { host in
             let id = SandboxID.random()
-            var stranger = ContainerSpecification(image: host.tenant.snapshot.image)
+            var stranger = ContainerSpecification(image: try #require(host.tenant.snapshot.image))
             stranger.entrypoint = ["sleep", "600"]
             let created = try await host.engine.createContainer(named: ContainerName.of(id, epoch: 1), stranger)
             do {

@@ -1,3 +1,4 @@
+import SSHServing
 import FoundationEssentials
 import Glibc
 import NIOCore

@@ -6,12 +6,12 @@
 #   STATE/env              what a user needs, as shell exports (0600)
 #   STATE/services/*.env   what each service is started with (0600)
 #   STATE/bin, daemon      the programs that run; copies, so that a build can go on beside them
-#   STATE/postgres, docker the parts, where they are ours
+#   STATE/postgres, docker, registry   the parts, where they are ours
 #   STATE/run/*.pid        "PID STARTTIME" of each service
 #   STATE/log/*.log
 
 STACK=$MARTLET_ROOT/ops/stack
-SERVICES=(api runner proxy)
+SERVICES=(api runner proxy ssh-gateway)
 
 default_state() { echo "${MARTLET_STATE:-$MARTLET_ROOT/.martlet}"; }
 

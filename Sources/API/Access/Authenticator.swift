@@ -1,5 +1,6 @@
 import FoundationEssentials
 import HTTPTypes
+import Limiting
 import Postgres
 import Store
 
@@ -8,7 +9,7 @@ struct Authenticator: Sendable {
     let database: any PostgresClient
     let cache: KeyCache
     let feed: ChangeFeed
-    let failures: FailedAuthentications
+    let failures: FailedAttempts
     let uses: KeyUseRecorder
 
     /// Throws 401, or 429 where an address fails too often. What is wrong with a key is not told.

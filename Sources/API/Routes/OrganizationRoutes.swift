@@ -84,7 +84,7 @@ struct OrganizationRoutes: Sendable {
         return try .json(
             UsageWire(
                 regionUsage: usage.map { RegionUsageWire($0, of: organization) },
-                totalSnapshotQuota: UsageWire.unlimited,
+                totalSnapshotQuota: organization.snapshotLimit ?? UsageWire.unlimited,
                 currentSnapshotUsage: snapshots,
                 totalVolumeQuota: 0,
                 currentVolumeUsage: 0
@@ -112,7 +112,7 @@ struct OrganizationWire: Encodable {
     var maxDiskPerSandbox: Int
     var secretQuota = 0
     var maxSecretsPerSandbox = 0
-    var snapshotDeactivationTimeoutMinutes = 0
+    var snapshotDeactivationTimeoutMinutes: Int
     var sandboxLimitedNetworkEgress: Bool
     var previewWarningEnabled = false
     var ssoEnabled = false
@@ -134,6 +134,7 @@ struct OrganizationWire: Encodable {
         maxCpuPerSandbox = record.cpuLimitPerSandbox
         maxMemoryPerSandbox = record.memoryLimitGibPerSandbox
         maxDiskPerSandbox = record.diskLimitGibPerSandbox
+        snapshotDeactivationTimeoutMinutes = record.snapshotDeactivationMinutes
         sandboxLimitedNetworkEgress = record.blocksNetworkByDefault
         defaultRegionId = record.defaultRegionID
         recordTerminals = record.recordsTerminalsByDefault

@@ -98,7 +98,7 @@ struct SandboxRoutes: Sendable {
         }
         guard snapshot.isActive else {
             let why = snapshot.errorReason.map { ": \($0)" } ?? ""
-            throw APIError.badRequest("snapshot '\(snapshot.name)' is \(snapshot.state), not active\(why)")
+            throw APIError.badRequest("snapshot '\(snapshot.name)' is \(snapshot.state.rawValue), not active\(why)")
         }
         return snapshot
     }
@@ -133,7 +133,7 @@ extension CreateSandboxWire {
         new.memoryGib = size.memoryGib ?? new.memoryGib
         new.diskGib = size.diskGib ?? new.diskGib
         new.gpu = gpu ?? new.gpu
-        new.gpuTypes = gpuTypes
+        if !gpuTypes.isEmpty { new.gpuTypes = gpuTypes }
         new.networkAllowList = networkAllowList
         new.networkBlockAll = networkBlockAll ?? (organization.blocksNetworkByDefault && networkAllowList == nil)
         new.autoStopMinutes = autoStopMinutes ?? new.autoStopMinutes

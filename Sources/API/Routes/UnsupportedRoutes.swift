@@ -16,12 +16,6 @@ enum UnsupportedRoutes {
     private static let list = """
         GET /audit/scenarios get_audit_scenarios
         GET /audit/organizations/{organizationId} get_organization_audit_logs
-        POST /docker-registry create_registry
-        DELETE /docker-registry/{id} delete_registry
-        GET /docker-registry/{id} get_registry
-        GET /docker-registry/registry-push-access get_transient_push_access
-        GET /docker-registry list_registries
-        PATCH /docker-registry/{id} update_registry
         GET /jobs/{jobId} get_job
         GET /jobs list_jobs
         GET /jobs/poll poll_jobs
@@ -90,7 +84,6 @@ enum UnsupportedRoutes {
         POST /sandbox/{sandboxIdOrName}/archive archive_sandbox
         POST /sandbox/{sandboxIdOrName}/backup create_backup
         POST /sandbox/{sandboxIdOrName}/snapshot create_sandbox_snapshot
-        POST /sandbox/{sandboxIdOrName}/ssh-access create_ssh_access
         POST /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url/{token}/expire expire_signed_port_preview_url
         POST /sandbox/{sandboxIdOrName}/fork fork_sandbox
         GET /sandbox/{sandboxIdOrName}/build-logs get_build_logs
@@ -108,22 +101,16 @@ enum UnsupportedRoutes {
         GET /sandbox/for-runner get_sandboxes_for_runner
         GET /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url get_signed_port_preview_url
         GET /sandbox/{sandboxId}/secrets resolve_sandbox_secrets
-        DELETE /sandbox/{sandboxIdOrName}/ssh-access revoke_ssh_access
         PUT /sandbox/{sandboxIdOrName}/secrets update_sandbox_secrets
         PUT /sandbox/{sandboxId}/state update_sandbox_state
-        GET /sandbox/ssh-access/validate validate_ssh_access
         POST /secret create_secret
         DELETE /secret/{secretId} delete_secret
         GET /secret/{secretId} get_secret
         GET /secret list_secrets
         GET /secret/paginated list_secrets_paginated
         PATCH /secret/{secretId} update_secret
-        POST /snapshots/{id}/activate activate_snapshot
-        POST /snapshots create_snapshot
-        POST /snapshots/{id}/deactivate deactivate_snapshot
         GET /snapshots/{id}/build-logs get_snapshot_build_logs
         GET /snapshots/{id}/build-logs-url get_snapshot_build_logs_url
-        DELETE /snapshots/{id} remove_snapshot
         POST /users/privacy-policies/accept accept_privacy_policies
         POST /users/me/pending-sso-links/{id}/confirm confirm_pending_sso_link
         DELETE /users/me/pending-sso-links/{id} dismiss_pending_sso_link

@@ -1,5 +1,6 @@
 import Hummingbird
 import HummingbirdCore
+import Limiting
 package import Logging
 import NIOCore
 package import Postgres
@@ -47,16 +48,21 @@ package func buildAPI(
         database: database,
         cache: cache,
         feed: feed,
-        failures: FailedAuthentications(limits: limits),
+        failures: FailedAttempts(
+            limit: limits.failedAuthenticationLimit,
+            window: limits.failedAuthenticationWindow
+        ),
         uses: uses
     )
     let sandboxes = SandboxService(database: database, feed: feed, limits: limits)
     let routes =
         SandboxRoutes(sandboxes: sandboxes, configuration: configuration).routes
+        + SSHAccessRoutes(sandboxes: sandboxes, configuration: configuration).routes
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
+        + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
-    let addresses = AddressCounts(limit: limits.connectionsPerAddressLimit)
+    let addresses = PlaceCounts<String>(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
     let server = Application(
         responder: responder,

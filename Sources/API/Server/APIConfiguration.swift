@@ -1,3 +1,5 @@
+package import Store
+
 /// What an operator decides about an API process.
 package struct APIConfiguration: Sendable {
     package var host: String
@@ -8,11 +10,15 @@ package struct APIConfiguration: Sendable {
     /// Where previews will be: `http://{{PORT}}-{{sandboxId}}.localhost:4000`.
     package var previewURLTemplate: String
     package var dashboardURL: String
+    /// Where users reach the SSH gateway.
+    package var sshGateway: SSHGatewayAddress
     /// The region for a create without `target`, where the organization has no default; nil takes the oldest.
     package var defaultRegion: String?
     /// The snapshot for a create that names none.
     package var defaultSnapshot: String
     package var version: String
+    /// Seals the passwords of registries; nil takes none.
+    package var secrets: SecretBox?
     package var limits = APILimits()
 
     package init(
@@ -21,6 +27,7 @@ package struct APIConfiguration: Sendable {
         toolboxProxyURL: String,
         previewURLTemplate: String = "",
         dashboardURL: String = "",
+        sshGateway: SSHGatewayAddress = SSHGatewayAddress(host: "127.0.0.1", port: 3989),
         defaultRegion: String? = nil,
         defaultSnapshot: String = "default",
         version: String = "0.1.0"
@@ -30,9 +37,26 @@ package struct APIConfiguration: Sendable {
         self.toolboxProxyURL = toolboxProxyURL
         self.previewURLTemplate = previewURLTemplate
         self.dashboardURL = dashboardURL
+        self.sshGateway = sshGateway
         self.defaultRegion = defaultRegion
         self.defaultSnapshot = defaultSnapshot
         self.version = version
+    }
+}
+
+/// Where users reach the SSH gateway.
+package struct SSHGatewayAddress: Sendable {
+    package var host: String
+    package var port: Int
+
+    package init(host: String, port: Int) {
+        self.host = host
+        self.port = port
+    }
+
+    /// What the holder of a token types; the port only where it is not SSH's own.
+    func command(for token: SSHToken) -> String {
+        port == 22 ? "ssh \(token.text)@\(host)" : "ssh -p \(port) \(token.text)@\(host)"
     }
 }
 

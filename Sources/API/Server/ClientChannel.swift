@@ -1,4 +1,5 @@
 import HummingbirdCore
+import Limiting
 import Logging
 import NIOCore
 import NIOHTTPTypes
@@ -9,9 +10,9 @@ struct ClientChannel: ServerChildChannel {
 
     let http: HTTP1Channel
     let limits: APILimits
-    let addresses: AddressCounts
+    let addresses: PlaceCounts<String>
 
-    init(responder: @escaping HTTPChannelHandler.Responder, limits: APILimits, addresses: AddressCounts) {
+    init(responder: @escaping HTTPChannelHandler.Responder, limits: APILimits, addresses: PlaceCounts<String>) {
         self.limits = limits
         self.addresses = addresses
         let configuration = HTTP1Channel.Configuration(

@@ -3,7 +3,8 @@ import Postgres
 import ServiceLifecycle
 import Store
 
-/// Has the database do, now and then, what is due and needs no runner: time to live, queue time-outs, old rows. Every API
+/// Has the database do, now and then, what is due and needs no runner: time to live, queue time-outs, late or unused
+/// snapshots, old rows. Every API
 /// has one; the database lets one work at a time.
 struct Housekeeper: Service {
     let database: any PostgresClient
@@ -19,6 +20,8 @@ struct Housekeeper: Service {
     /// Each chore by itself: one that fails keeps no other from being done.
     private func housekeepOnce() async {
         await attempt("timers") { try await database.sandboxes.housekeep() }
+        await attempt("snapshots") { try await database.snapshots.housekeep() }
+        await attempt("ssh access") { try await database.sshAccess.purge() }
         await attempt("events") { try await database.sandboxes.purgeEvents() }
     }
 

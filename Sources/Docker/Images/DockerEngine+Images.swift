@@ -103,6 +103,40 @@ extension DockerEngine {
         }
     }
 
+    /// Pushes `repository:tag` to the registry that the name begins with; `limit` covers all of it. Layers that the registry has
+    /// are not sent again. Returns the manifest's digest there, `sha256:…`.
+    package func pushImage(
+        repository: String,
+        tag: String,
+        credentials: RegistryCredentials?,
+        within limit: Duration? = nil,
+        progress: @escaping @Sendable (PullProgress) async throws -> Void = { _ in }
+    ) async throws -> String {
+        let call = try EngineCall(
+            "push image \(repository):\(tag)",
+            .POST,
+            ["images", repository, "push"],
+            query: [("tag", tag)],
+            // The engine wants the header also where there is nothing to say.
+            headers: [("X-Registry-Auth", try credentials?.header() ?? "e30=")]
+        )
+        let digest = Mutex("")
+        try await forEachLine(call, within: limit ?? limits.transfer) { line in
+            let message = try ProgressMessage.read(line, call)
+            if let pushed = message.pushed?.digest { digest.withLock { $0 = pushed } }
+            try await progress(PullProgress(message))
+        }
+        let pushed = digest.withLock { $0 }
+        guard !pushed.isEmpty else {
+            throw DockerError(
+                operation: call.operation,
+                kind: .server,
+                message: "the engine named no digest of what it pushed"
+            )
+        }
+        return pushed
+    }
+
     /// Gives an image another name.
     package func tagImage(_ reference: String, repository: String, tag: String) async throws {
         let call = try EngineCall(
@@ -185,14 +219,22 @@ struct ProgressMessage: Decodable {
         let total: Int64?
     }
 
+    /// The end of a push; at the end of a build it holds other things.
+    struct Pushed: Decodable {
+        let digest: String?
+        enum CodingKeys: String, CodingKey { case digest = "Digest" }
+    }
+
     let status: String?
     let id: String?
     let detail: Detail?
     let error: String?
+    let pushed: Pushed?
 
     enum CodingKeys: String, CodingKey {
         case status, id, error
         case detail = "progressDetail"
+        case pushed = "aux"
     }
 
     static func read(_ line: ByteBuffer, _ call: EngineCall) throws -> ProgressMessage {
@@ -213,7 +255,9 @@ struct ProgressMessage: Decodable {
     private static func failure(_ message: String, _ call: EngineCall) -> DockerError {
         let text = message.lowercased()
         let status =
-            if text.contains("unauthorized") || text.contains("denied") || text.contains("authentication required") {
+            if text.contains("unauthorized") || text.contains("denied") || text.contains("authentication required")
+                || text.contains("no basic auth credentials")
+            {
                 400
             } else if text
                 .contains("not found") || text.contains("manifest unknown")

@@ -1,31 +1,31 @@
-import Domain
-import Logging
-import Store
+package import Domain
+package import Logging
+package import Store
 import Synchronization
 
 /// Collects which sandboxes were used and writes it in batches: one statement for each interval.
-final class ActivityReporter: Sendable {
+package final class ActivityReporter: Sendable {
     private static let batchLimit = 5_000
     private let used = Mutex<Set<SandboxID>>([])
-    private let source: any RouteSource
+    private let sink: any ActivitySink
     private let limits: ProxyLimits
     private let log: Logger
 
-    init(source: any RouteSource, limits: ProxyLimits, log: Logger) {
-        self.source = source
+    package init(sink: any ActivitySink, limits: ProxyLimits, log: Logger) {
+        self.sink = sink
         self.limits = limits
         self.log = log
     }
 
     /// Notes use of `sandbox`. Beyond the bound a mark is dropped; the next request makes it again.
-    func mark(_ sandbox: SandboxID) {
+    package func mark(_ sandbox: SandboxID) {
         used.withLock { used in
             if used.count < limits.activityEntriesLimit { used.insert(sandbox) }
         }
     }
 
     /// Writes until cancelled, and once more then.
-    func run() async {
+    package func run() async {
         while !Task.isCancelled {
             try? await Task.sleep(for: limits.activityInterval)
             await reportOnce()
@@ -33,7 +33,7 @@ final class ActivityReporter: Sendable {
     }
 
     /// Writes what was noted since the last time. Marks of a failed write are kept.
-    func reportOnce() async {
+    package func reportOnce() async {
         var rest = Array(
             used.withLock { used in
                 defer { used = [] }
@@ -43,7 +43,7 @@ final class ActivityReporter: Sendable {
         while !rest.isEmpty {
             let batch = Array(rest.prefix(Self.batchLimit))
             do {
-                try await source.reportActivity(of: batch)
+                try await sink.reportActivity(of: batch)
                 rest = rest.dropFirst(batch.count)
             } catch {
                 log.warning("activity not written", metadata: ["activity.count": "\(rest.count)", "error": "\(error)"])

@@ -1,19 +1,19 @@
 import Crypto
 import Domain
 import NIOCore
-import Store
+package import Store
 
 /// A route made ready for use: what every request needs is computed once.
-final class Destination: Sendable {
-    let route: Route
+package final class Destination: Sendable {
+    package let route: Route
     /// nil where the row's address is not `host:port`.
-    let ingress: (host: String, port: Int)?
+    package let ingress: (host: String, port: Int)?
     /// `X-Martlet-Token: …` with CRLF.
-    let tokenLine: String
+    package let tokenLine: String
     let ingressKey: SymmetricKey
     let signingKey: SymmetricKey
 
-    init(_ route: Route) {
+    package init(_ route: Route) {
         self.route = route
         ingress = Self.parse(address: route.ingressAddress)
         tokenLine = "X-Martlet-Token: \(route.toolboxToken)\r\n"
@@ -33,7 +33,7 @@ final class Destination: Sendable {
     }
 
     /// What CONNECT to `port` carries; good for 30 s at this runner, for this sandbox, port and epoch.
-    func connectHead(port: Int, now: Int64) -> String {
+    package func connectHead(port: Int, now: Int64) -> String {
         let (id, expires) = (route.sandbox.description, now + 30)
         let message = Array("v1:\(id):\(port):\(route.epoch):\(expires)".utf8)
         let code = HMAC<SHA256>.authenticationCode(for: message, using: ingressKey)

@@ -3,11 +3,11 @@ import Domain
 import FoundationEssentials
 import NIOCore
 import NIOPosix
-import NIOSSL
+package import NIOSSL
 import Store
 
 /// The tunnels of one event loop: idle ones wait here, the latest used is taken first, so that the rest can go.
-final class TunnelPool {
+package final class TunnelPool {
     private let loop: any EventLoop
     private let tls: NIOSSLContext
     private let limits: ProxyLimits
@@ -24,7 +24,7 @@ final class TunnelPool {
     }
 
     /// The context for all tunnels; each of them pins its own certificate.
-    static func tlsContext() throws -> NIOSSLContext {
+    package static func tlsContext() throws -> NIOSSLContext {
         var configuration = TLSConfiguration.makeClientConfiguration()
         configuration.minimumTLSVersion = .tlsv13
         configuration.trustRoots = .certificates([])
@@ -111,7 +111,7 @@ final class TunnelPool {
     }
 
     /// Accepts exactly the certificate with this SHA-256, whoever signed it.
-    private static func pinned(_ fingerprint: String) -> NIOSSLCustomVerificationCallback {
+    package static func pinned(_ fingerprint: String) -> NIOSSLCustomVerificationCallback {
         { certificates, verdict in
             let actual = (try? certificates.first?.toDERBytes()).map { Hexadecimal.text(SHA256.hash(data: $0)) }
             verdict.succeed(actual == fingerprint ? .certificateVerified : .failed)

@@ -24,6 +24,8 @@ package struct HostFacts: Sendable, Hashable {
     package var engine: EngineReport
     /// Nil where quotas of containers that exist cannot be changed.
     package var quotas: DiskQuotas?
+    /// Where the engine keeps images and containers.
+    package var dataRoot = ""
 }
 
 extension HostFacts {
@@ -43,7 +45,8 @@ extension HostFacts {
             hasIPv6: FileManager.default.fileExists(atPath: "/proc/sys/net/ipv6/conf"),
             resolvers: configuration.resolvers.isEmpty ? hostResolvers() : configuration.resolvers,
             engine: report(engine, configuration, diskNote: diskNote, resizes: quotas != nil),
-            quotas: quotas
+            quotas: quotas,
+            dataRoot: engine.dataRoot
         )
     }
 
@@ -121,6 +124,16 @@ extension HostFacts {
             let line = text.split(separator: "\n").first(where: { $0.hasPrefix("Model:") })
         else { return nil }
         return line.split(separator: " ").last.map(String.init)
+    }
+
+    /// How full the file system is that holds images and containers, in percent of what may be used; nil where this process
+    /// cannot see it.
+    package func diskUsedPercent() -> Int? {
+        var answer = statvfs()
+        guard statvfs(dataRoot, &answer) == 0 else { return nil }
+        let used = Double(answer.f_blocks - answer.f_bfree)
+        let usable = used + Double(answer.f_bavail)
+        return usable > 0 ? Int(used / usable * 100) : nil
     }
 
     private static func fileSystemBytes(_ path: String) -> Int64? {

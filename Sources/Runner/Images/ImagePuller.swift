@@ -1,9 +1,10 @@
 package import Docker
 package import Domain
 package import Logging
+package import Store
 import Synchronization
 
-/// Fetches images outside of passes, each once however many sandboxes wait for it.
+/// Fetches images outside of passes, each once however many sandboxes wait for it, and tells the database how far it is.
 package final class ImagePuller: Sendable {
     private enum Fetch {
         case underway(waiting: Set<SandboxID>)
@@ -12,6 +13,9 @@ package final class ImagePuller: Sendable {
     }
 
     private let engine: DockerEngine
+    private let registry: RegistryAccess?
+    private let queries: RunnerQueries
+    private let runner: RunnerID
     private let limit: Duration
     private let concurrency: Int
     private let logger: Logger
@@ -20,10 +24,22 @@ package final class ImagePuller: Sendable {
     private let request: AsyncStream<String>.Continuation
 
     /// - Parameters:
+    ///   - registry: where images of the internal registry are; nil if this runner has none.
     ///   - limit: for one pull.
     ///   - concurrency: pulls at once.
-    package init(engine: DockerEngine, limit: Duration, concurrency: Int, logger: Logger) {
+    package init(
+        engine: DockerEngine,
+        registry: RegistryAccess?,
+        queries: RunnerQueries,
+        runner: RunnerID,
+        limit: Duration,
+        concurrency: Int,
+        logger: Logger
+    ) {
         self.engine = engine
+        self.registry = registry
+        self.queries = queries
+        self.runner = runner
         self.limit = limit
         self.concurrency = concurrency
         self.logger = logger
@@ -52,6 +68,16 @@ package final class ImagePuller: Sendable {
         if begins { request.yield(image) }
     }
 
+    /// The image is absent and somebody may need it soon. A failure is logged, and the next call tries again.
+    package func prefetch(_ image: String) {
+        let begins = fetches.withLock { fetches in
+            guard fetches[image] == nil else { return false }
+            fetches[image] = .underway(waiting: [])
+            return true
+        }
+        if begins { request.yield(image) }
+    }
+
     /// `sandbox` waits for no image any more.
     package func forget(_ sandbox: SandboxID) {
         fetches.withLock { fetches in
@@ -75,20 +101,51 @@ package final class ImagePuller: Sendable {
         logger.info("image is pulled", metadata: ["image.name": "\(image)"])
         var failure: DockerError?
         do {
-            try await engine.pullImage(image, within: limit)
+            try await transfer(image)
         } catch let error as DockerError {
             failure = error
             logger.warning("image could not be pulled", metadata: ["image.name": "\(image)", "error": "\(error)"])
         } catch {
             failure = DockerError(operation: "pull image \(image)", kind: .unavailable, message: "\(error)")
         }
+        try? await queries.endPull(image, of: runner)
         for sandbox in finish(image, failure) { wake(sandbox) }
+    }
+
+    private func transfer(_ image: String) async throws {
+        let (engine, limit, meter) = (engine, limit, PullMeter())
+        let registry = InternalImage(image) == nil ? nil : registry
+        let reference = InternalImage(image).flatMap { registry?.reference(of: $0) } ?? image
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask {
+                try await engine.pullImage(reference, credentials: registry?.credentials, within: limit) {
+                    meter.note($0)
+                }
+            }
+            // Cancelled by the end of the pull; ends by nothing else.
+            group.addTask { await self.tell(image, meter) }
+            defer { group.cancelAll() }
+            _ = try await group.next()
+        }
+    }
+
+    private static let tellInterval: Duration = .seconds(1)
+
+    /// Writes now and then how far it is, for people. That it cannot be written keeps no image from coming.
+    private func tell(_ image: String, _ meter: PullMeter) async {
+        try? await queries.beginPull(image, of: runner)
+        var told = TransferProgress()
+        repeat {
+            let now = meter.progress
+            if now != told { try? await queries.notePull(image, of: runner, now) }
+            told = now
+        } while (try? await Task.sleep(for: Self.tellInterval)) != nil
     }
 
     private func finish(_ image: String, _ failure: DockerError?) -> Set<SandboxID> {
         fetches.withLock { fetches in
             guard case .underway(let waiting) = fetches[image] else { return [] }
-            fetches[image] = failure.map { .failed($0, untold: waiting) }
+            fetches[image] = waiting.isEmpty ? nil : failure.map { .failed($0, untold: waiting) }
             return waiting
         }
     }

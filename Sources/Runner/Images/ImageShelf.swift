@@ -9,19 +9,21 @@ package final class ImageShelf: Sendable {
     package static let namesLimit = 2000
 
     private let engine: DockerEngine
+    private let registry: RegistryAccess?
     private let queries: RunnerQueries
     private let runner: RunnerID
     private let told = Mutex<[String]?>(nil)
 
-    package init(engine: DockerEngine, queries: RunnerQueries, runner: RunnerID) {
+    package init(engine: DockerEngine, registry: RegistryAccess?, queries: RunnerQueries, runner: RunnerID) {
         self.engine = engine
+        self.registry = registry
         self.queries = queries
         self.runner = runner
     }
 
     /// Reads the engine's list and writes it if it is another than last time.
     package func syncOnce() async throws {
-        let names = Self.names(try await engine.listImages())
+        let names = Self.names(try await engine.listImages(), registry: registry)
         guard told.withLock({ $0 }) != names else { return }
         try await queries.replaceImages(names, of: runner)
         told.withLock { $0 = names }
@@ -30,9 +32,13 @@ package final class ImageShelf: Sendable {
     /// The database may have lost what it was told.
     package func forget() { told.withLock { $0 = nil } }
 
-    /// Every way in which a user may write an image that is here: with its tag, without `latest`, by digest.
-    static func names(_ images: [ImageSummary]) -> [String] {
-        names(tags: images.flatMap(\.repositoryTags), digests: images.flatMap(\.repositoryDigests))
+    /// Every way in which a row may write an image that is here: with its tag, without `latest`, by digest; and where it is of
+    /// the internal registry, under the name that rows have for that.
+    static func names(_ images: [ImageSummary], registry: RegistryAccess? = nil) -> [String] {
+        names(
+            tags: images.flatMap(\.repositoryTags),
+            digests: images.flatMap(\.repositoryDigests).map { registry?.internalName(of: $0) ?? $0 }
+        )
     }
 
     static func names(tags: [String], digests: [String]) -> [String] {

@@ -13,7 +13,7 @@ package enum FailureFate: Sendable, Hashable {
 
 /// Decides whether a failure may pass by itself. `attempts` counts the sandbox's failures under one generation, from 1.
 ///
-/// That Docker or Postgres is away never becomes an error here: only the deadline of the sandbox's state ends that.
+/// That Docker, Postgres or the internal registry is away never becomes an error here: only the deadline of the sandbox's state ends that.
 package func judgeFailure(_ error: any Error, attempts: Int) -> FailureFate {
     switch error {
     case let error as DockerError: judgeEngine(error, attempts)
@@ -61,8 +61,8 @@ private func judgeFirewall(_ error: FirewallError, _ attempts: Int) -> FailureFa
 
 private func judgeOwn(_ error: RunnerError, _ attempts: Int) -> FailureFate {
     switch error.code {
-    case .addressHeld, .changedMeanwhile, .endedWhileStarting, .fenced: .retry
-    case .daemonSilent: .settle(reason: error.message, recoverable: true)
+    case .addressHeld, .changedMeanwhile, .endedWhileStarting, .fenced, .registryAway: .retry
+    case .daemonSilent, .imageLost: .settle(reason: error.message, recoverable: true)
     case .noImage, .noAddress: .settle(reason: error.message, recoverable: false)
     case .misconfigured, .stateDirectory, .diskQuota:
         attempts < failuresLimit ? .retry : .settle(reason: error.message, recoverable: true)

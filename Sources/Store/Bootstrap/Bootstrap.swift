@@ -13,6 +13,7 @@ package struct Bootstrap: Sendable {
     /// A component that logs in to the database by itself. Runners have logins of their own (`createRunner`).
     package enum Component: String, Sendable, CaseIterable {
         case api, proxy, `operator`
+        case sshGateway = "ssh_gateway"
 
         fileprivate var groupRole: String { "martlet_\(rawValue)" }
     }

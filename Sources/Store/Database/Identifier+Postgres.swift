@@ -14,3 +14,5 @@ extension Identifier: PostgresCodable, PostgresArrayElement {
 extension DesiredState: PostgresCodable, PostgresArrayElement {}
 extension ObservedState: PostgresCodable, PostgresArrayElement {}
 extension PublicState: PostgresCodable, PostgresArrayElement {}
+extension SnapshotState: PostgresCodable, PostgresArrayElement {}
+extension SnapshotJobKind: PostgresCodable, PostgresArrayElement {}

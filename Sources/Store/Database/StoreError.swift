@@ -84,6 +84,8 @@ extension StoreError {
     private static func wordsForTakenName(_ error: PostgresError) -> String {
         switch error.constraint {
         case "sandbox_name_is_unique": "a sandbox with this name exists already"
+        case "snapshot_name_is_unique_in_organization": "a snapshot with this name exists already"
+        case "registry_name_is_unique": "a registry with this name exists already"
         case "api_key_name_is_unique": "an API key with this name exists already"
         default: "this exists already (\(error.constraint ?? "unique"))"
         }

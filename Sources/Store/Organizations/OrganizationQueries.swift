@@ -18,6 +18,9 @@ package struct OrganizationRecord: Sendable, Identifiable {
     package let memoryLimitGibPerSandbox: Int
     package let diskLimitGibPerSandbox: Int
     package let blocksNetworkByDefault: Bool
+    package let snapshotLimit: Int?
+    /// 0 means that unused snapshots stay active.
+    package let snapshotDeactivationMinutes: Int
     package let recordsTerminalsByDefault: Bool
     package let createdAt: Date
     package let updatedAt: Date
@@ -37,6 +40,8 @@ package struct OrganizationRecord: Sendable, Identifiable {
         memoryLimitGibPerSandbox = try row["memory_limit_gib_per_sandbox"]
         diskLimitGibPerSandbox = try row["disk_limit_gib_per_sandbox"]
         blocksNetworkByDefault = try row["block_network_by_default"]
+        snapshotLimit = try row["snapshot_limit"]
+        snapshotDeactivationMinutes = try row["snapshot_deactivation_minutes"]
         recordsTerminalsByDefault = try row["record_terminals"]
         createdAt = try row["created_at"]
         updatedAt = try row["updated_at"]
@@ -69,7 +74,7 @@ package struct OrganizationQueries: Sendable {
             """
             SELECT id, name, personal, created_by, default_region_id, suspended, suspension_reason, cpu_limit, memory_limit_gib,
                 disk_limit_gib, cpu_limit_per_sandbox, memory_limit_gib_per_sandbox, disk_limit_gib_per_sandbox,
-                block_network_by_default, record_terminals, created_at, updated_at
+                block_network_by_default, snapshot_limit, snapshot_deactivation_minutes, record_terminals, created_at, updated_at
             FROM organization WHERE id = \(id)
             """
         ).map(OrganizationRecord.init)

@@ -106,16 +106,19 @@ package enum RouteChange: Sendable, Hashable {
     }
 }
 
+/// Where signs of use are written.
+package protocol ActivitySink: Sendable {
+    /// Notes that these sandboxes are in use now. One statement, whatever their number.
+    func reportActivity(of sandboxes: [SandboxID]) async throws
+}
+
 /// Where a proxy gets routes from.
-package protocol RouteSource: Sendable {
+package protocol RouteSource: ActivitySink {
     /// The route of `sandbox`, or nil where no runner holds it.
     func route(of sandbox: SandboxID) async throws -> Route?
 
     /// What the key with this SHA-256 allows now, or nil where it allows nothing.
     func grant(keyHash: [UInt8]) async throws -> KeyGrant?
-
-    /// Notes that these sandboxes are in use now. One statement, whatever their number.
-    func reportActivity(of sandboxes: [SandboxID]) async throws
 
     /// Calls `handle` for each change, `.resync` first and after every loss, until the task is cancelled.
     func followChanges(_ handle: @Sendable (RouteChange) -> Void) async throws

@@ -10,16 +10,20 @@ package enum RunnerNotice: Sendable, Hashable {
     case sandbox(SandboxID)
     /// A sandbox waits for a runner, or capacity came free.
     case pending
+    /// A snapshot waits for a runner, became active, or is gone.
+    case snapshots
 }
 
-/// A runner's ear at the database: the channels `runner_<id>` and `pending`.
+/// A runner's ear at the database: the channels `runner_<id>`, `pending` and `snapshots`.
 package struct RunnerFeed: Sendable {
     private static let pendingChannel = "pending"
+    private static let snapshotsChannel = "snapshots"
     private let listener: PostgresListener
 
     /// Connects to nothing before `run()`.
     package init(_ configuration: PostgresConfiguration, runner: RunnerID, logger: Logger) {
-        listener = PostgresListener(configuration, channels: ["runner_\(runner)", Self.pendingChannel], logger: logger)
+        let channels = ["runner_\(runner)", Self.pendingChannel, Self.snapshotsChannel]
+        listener = PostgresListener(configuration, channels: channels, logger: logger)
     }
 
     /// Listens until its task is cancelled, reconnecting by itself. To be called once.
@@ -37,6 +41,7 @@ package struct RunnerFeed: Sendable {
         switch event {
         case .resync: return .resync
         case .notification(channel: pendingChannel, _): return .pending
+        case .notification(channel: snapshotsChannel, _): return .snapshots
         case .notification(_, let payload):
             guard payload.hasPrefix("sandbox:") else { return nil }
             return SandboxID(payload.dropFirst("sandbox:".count)).map(RunnerNotice.sandbox)

@@ -46,6 +46,7 @@ package struct NewSandbox: Sendable {
         memoryGib = snapshot.memoryGib
         diskGib = snapshot.diskGib
         gpu = snapshot.gpu
+        gpuTypes = snapshot.gpuType.map { [$0] } ?? []
         autoStopMinutes = 15
         autoArchiveMinutes = 7 * 24 * 60
         autoDeleteMinutes = -1

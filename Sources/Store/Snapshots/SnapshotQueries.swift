@@ -35,11 +35,68 @@ package struct SnapshotQueries: Sendable {
         return (try rows.map(SnapshotRecord.init), total)
     }
 
+    /// Makes a snapshot, and by trigger the job that makes its image.
+    ///
+    /// - Throws: `PostgresError` of `snapshot_name_is_unique_in_organization`, `organizationCeiling`, or of a CHECK.
+    package func insert(_ new: NewSnapshot, by actor: Actor) async throws {
+        try await client.execute(Self.insertion(new, by: actor))
+    }
+
+    /// Has it made, or tried, again. False when it is not the organization's, or needs no activation.
+    package func activate(_ id: SnapshotID, of organization: OrganizationID, by actor: Actor) async throws -> Bool {
+        try await client.execute(
+            """
+            \(actor.acting)
+            UPDATE snapshot SET desired_state = 'active', recover_count = recover_count + 1 FROM acting
+            WHERE id = \(id) AND organization_id = \(organization) AND NOT general
+                AND state IN ('inactive', 'error', 'build_failed')
+            """
+        ) > 0
+    }
+
+    /// No sandbox can be made from it until it is activated; those that exist stay. False when it is not the organization's,
+    /// or not active.
+    package func deactivate(_ id: SnapshotID, of organization: OrganizationID, by actor: Actor) async throws -> Bool {
+        try await client.execute(
+            """
+            \(actor.acting)
+            UPDATE snapshot SET desired_state = 'inactive' FROM acting
+            WHERE id = \(id) AND organization_id = \(organization) AND NOT general AND state = 'active'
+            """
+        ) > 0
+    }
+
+    /// Sandboxes made from it go on, and its image stays where they need it. False when it is not the organization's.
+    package func delete(_ id: SnapshotID, of organization: OrganizationID, by actor: Actor) async throws -> Bool {
+        try await client.execute(
+            """
+            \(actor.acting)
+            DELETE FROM snapshot USING acting WHERE id = \(id) AND organization_id = \(organization) AND NOT general
+            """
+        ) > 0
+    }
+
+    /// Ends jobs that nobody will end, and deactivates what nobody uses; returns how many rows changed.
+    package func housekeep() async throws -> Int {
+        try await client.queryFirst("SELECT housekeep_snapshots() AS changed").map { try $0["changed"] } ?? 0
+    }
+
     /// How many the organization owns.
     package func countOwned(by organization: OrganizationID) async throws -> Int {
         try await client.queryFirst(
             "SELECT count(*) AS owned FROM snapshot WHERE organization_id = \(organization) AND NOT general"
         )!["owned"]
+    }
+
+    static func insertion(_ new: NewSnapshot, by actor: Actor) -> SQL {
+        """
+        \(actor.acting)
+        INSERT INTO snapshot (id, organization_id, name, image_name, build_info, cpu, memory_gib, disk_gib, gpu, gpu_type,
+            entrypoint, region_ids)
+        SELECT \(new.id), \(new.organizationID), \(new.name), \(new.imageName), \(new.buildInfo), \(new.cpu), \(new.memoryGib),
+            \(new.diskGib), \(new.gpu), \(new.gpuType), \(new.entrypoint), \(new.regionIDs)
+        FROM acting
+        """
     }
 
     static func finding(_ idOrName: String, for organization: OrganizationID) -> SQL {

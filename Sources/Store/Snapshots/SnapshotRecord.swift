@@ -1,6 +1,6 @@
 package import Domain
 package import FoundationEssentials
-import Postgres
+package import Postgres
 
 /// An image with defaults to start sandboxes from: one row of `snapshot`.
 package struct SnapshotRecord: Sendable, Identifiable {
@@ -9,8 +9,13 @@ package struct SnapshotRecord: Sendable, Identifiable {
     /// Shared with every organization.
     package let isGeneral: Bool
     package let name: String
-    package let image: String
-    package let state: String
+    /// What sandboxes start from; nil until it was made.
+    package let image: String?
+    /// What was asked for, where it is pulled; nil for an image that the runners' engines have of their own.
+    package let imageName: String?
+    /// What it is built from, where it is built.
+    package let buildInfo: JSONText?
+    package let state: SnapshotState
     package let errorReason: String?
     package let cpu: Int
     package let memoryGib: Int
@@ -19,6 +24,10 @@ package struct SnapshotRecord: Sendable, Identifiable {
     package let gpuType: String?
     package let osUser: String?
     package let entrypoint: [String]?
+    /// What the image itself starts with.
+    package let imageEntrypoint: [String]?
+    /// Regions that fetch it early; empty means any, as needed.
+    package let regionIDs: [String]
     package let allowsSudo: Bool
     package let architecture: String?
     package let sizeBytes: Int64?
@@ -27,7 +36,7 @@ package struct SnapshotRecord: Sendable, Identifiable {
     package let lastUsedAt: Date?
 
     /// Whether sandboxes may be started from it.
-    package var isActive: Bool { state == "active" }
+    package var isActive: Bool { state == .active }
 
     init(_ row: Row) throws {
         id = try row["id"]
@@ -35,6 +44,8 @@ package struct SnapshotRecord: Sendable, Identifiable {
         isGeneral = try row["general"]
         name = try row["name"]
         image = try row["image"]
+        imageName = try row["image_name"]
+        buildInfo = try row["build_info"]
         state = try row["state"]
         errorReason = try row["error_reason"]
         cpu = try row["cpu"]
@@ -44,6 +55,8 @@ package struct SnapshotRecord: Sendable, Identifiable {
         gpuType = try row["gpu_type"]
         osUser = try row["os_user"]
         entrypoint = try row["entrypoint"]
+        imageEntrypoint = try row["image_entrypoint"]
+        regionIDs = try row["region_ids"]
         allowsSudo = try row["allow_sudo"]
         architecture = try row["architecture"]
         sizeBytes = try row["size_bytes"]
@@ -53,7 +66,8 @@ package struct SnapshotRecord: Sendable, Identifiable {
     }
 
     static let columns: SQL = """
-        id, organization_id, general, name, image, state, error_reason, cpu, memory_gib, disk_gib, gpu, gpu_type, os_user, \
-        entrypoint, allow_sudo, architecture, size_bytes, created_at, updated_at, last_used_at
+        id, organization_id, general, name, image, image_name, build_info, state, error_reason, cpu, memory_gib, disk_gib, gpu, \
+        gpu_type, os_user, entrypoint, image_entrypoint, region_ids, allow_sudo, architecture, size_bytes, created_at, \
+        updated_at, last_used_at
         """
 }

@@ -47,6 +47,9 @@ package final class ProcessTable: Sendable {
     /// How many trees there are.
     package var count: Int { state.withLock { $0.trees.count } }
 
+    /// Whether programs are being ended because the daemon stops.
+    var isStopping: Bool { state.withLock { $0.closed } }
+
     /// Refuses new programs, asks all groups to end, kills what is left after `grace`.
     package func stop(grace: Duration) async {
         let trees = state.withLock { state in

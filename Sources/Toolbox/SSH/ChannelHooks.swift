@@ -1,4 +1,5 @@
 import CLibSSH
+import SSHServing
 
 /// What libssh tells of a channel only by callbacks. The callbacks note it, and the channel acts when it has its turn: within
 /// them libssh is in the middle of a packet.

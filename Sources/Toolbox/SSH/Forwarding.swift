@@ -1,5 +1,6 @@
 import CLibSSH
 import Glibc
+import SSHServing
 
 /// A connection that the client wants made in the sandbox: its name is looked up, then its addresses are tried in turn.
 final class ConnectionAttempt {

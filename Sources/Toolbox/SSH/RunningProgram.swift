@@ -2,6 +2,7 @@ import CLibSSH
 import CLinux
 import Glibc
 import NIOCore
+import SSHServing
 
 /// The program of a session: its streams on this side, and its end.
 final class RunningProgram {

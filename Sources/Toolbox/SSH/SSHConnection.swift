@@ -2,6 +2,7 @@ import CLibSSH
 import Glibc
 import Logging
 import NIOCore
+import SSHServing
 
 /// One connection, from its first byte to its last, on a thread of its own: libssh, all channels, and what is behind them.
 final class SSHConnection {
@@ -75,7 +76,7 @@ final class SSHConnection {
     private func wait(_ isBusy: Bool) -> Bool {
         var list = [
             pollfd(fd: session.descriptor, events: Int16(session.interest), revents: 0),
-            pollfd(fd: mailbox.wake.descriptor, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: mailbox.wake, events: Int16(POLLIN), revents: 0),
         ]
         for channel in channels.values { channel.addInterests(to: &list) }
         list.append(contentsOf: attempts.compactMap(\.interest))

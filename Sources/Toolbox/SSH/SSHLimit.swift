@@ -39,8 +39,6 @@ package enum SSHLimit {
     package static let unansweredBytes = 4 << 20
     /// Stack of the thread that looks up a name.
     package static let lookupStackBytes = 256 << 10
-    /// Stack of a connection's thread.
-    package static let stackBytes = 512 << 10
 }
 
 /// Limits of file transfer.

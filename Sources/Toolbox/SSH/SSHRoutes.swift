@@ -1,6 +1,7 @@
 import Glibc
 import Hummingbird
 import NIOCore
+import SSHServing
 
 /// The state of the SSH server, as it is told.
 struct SSHStatus: Encodable, Sendable {

@@ -3,6 +3,7 @@ import Glibc
 import HTTPTypes
 import Logging
 import NIOCore
+import SSHServing
 import Synchronization
 
 /// The sandbox's SSH server. It costs nothing until a key is authorised; then it listens on the loopback, on a thread that
@@ -10,7 +11,7 @@ import Synchronization
 final class SSHServer: Sendable {
     private struct State {
         var keys: [PublicKey: ContinuousClock.Instant] = [:]
-        var hostKey: HostKey?
+        var hostKey: KeyPair?
         var port: Int?
         /// Closing it ends the listener's thread.
         var listener: ConnectionMailbox?
@@ -90,7 +91,7 @@ final class SSHServer: Sendable {
     }
 
     /// Set from the first connection on.
-    var hostKey: HostKey? { state.withLock { $0.hostKey } }
+    var hostKey: KeyPair? { state.withLock { $0.hostKey } }
 
     // MARK: - Connections
 
@@ -106,7 +107,7 @@ final class SSHServer: Sendable {
 
     private func listen(_ state: inout State) throws {
         martlet_ssh_prepare()
-        guard let hostKey = token.derived(HostKey.init(token:)) else {
+        guard let hostKey = token.derived(KeyPair.init(token:)) else {
             throw Self.unavailable("no host key can be made")
         }
         // An image may run an SSH server of its own: then any port does, for who asks is told which it is.
@@ -127,7 +128,7 @@ final class SSHServer: Sendable {
         while true {
             var list = [
                 pollfd(fd: socket.descriptor, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: mailbox.wake.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: mailbox.wake, events: Int16(POLLIN), revents: 0),
             ]
             poll(&list, nfds_t(list.count), -1)
             if list[1].revents != 0 { return }

@@ -1,5 +1,6 @@
 import CLibSSH
 import Glibc
+import SSHServing
 
 /// libssh's side of a connection. All of it happens on the connection's thread.
 final class SSHSession {
@@ -14,7 +15,7 @@ final class SSHSession {
     let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: SSHLimit.pieceBytes, alignment: 8)
 
     /// A server on a connected socket, which it takes over; nil if memory is short.
-    init?(_ connection: CInt, hostKey: HostKey) {
+    init?(_ connection: CInt, hostKey: KeyPair) {
         guard let session = martlet_ssh_accept(connection, hostKey.raw) else { return nil }
         raw = session
         event = ssh_event_new()
@@ -100,21 +101,3 @@ final class SSHSession {
     /// Says goodbye, and waits for nothing.
     func disconnect() { ssh_disconnect(raw) }
 }
-
-/// Something that the client asks for; it must be answered. Freed with the last reference.
-final class SSHMessage {
-    let raw: ssh_message
-
-    init(_ raw: ssh_message) { self.raw = raw }
-
-    deinit { ssh_message_free(raw) }
-
-    var type: CInt { ssh_message_type(raw) }
-    var subtype: CInt { ssh_message_subtype(raw) }
-
-    /// Says no, or for a service yes.
-    func refuse() { ssh_message_reply_default(raw) }
-}
-
-/// A text of libssh's, which is borrowed; bytes that are no UTF-8 are replaced.
-func text(_ borrowed: UnsafePointer<CChar>?) -> String { borrowed.map { String(cString: $0) } ?? "" }

@@ -1,6 +1,7 @@
 import CLibSSH
 import CLinux
 import Glibc
+import SSHServing
 
 /// A session: requests that prepare it, and then a shell, a command or file transfer.
 final class SessionChannel: SSHChannel {

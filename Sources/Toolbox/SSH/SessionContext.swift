@@ -1,5 +1,6 @@
 import Glibc
 import NIOCore
+import SSHServing
 
 /// What sessions start programs with.
 struct SessionContext: Sendable {

@@ -53,6 +53,7 @@ package struct InfoRoutes: Sendable {
         await call.drain()
         if let limit = call.request.headers[Self.diskLimitHeader].flatMap({ Int($0) }), limit > 0 {
             metrics.setDiskLimit(limit)
+            Legacy.keep(limit, as: .diskLimit)
         }
         if let records = call.request.headers[Self.recordingHeader].flatMap({ Bool($0) }) { recordings.isOn = records }
         return try jsonResponse(["message": "initialized", "version": daemonVersion])

@@ -2,9 +2,16 @@ import CLinux
 import Glibc
 import NIOCore
 
+/// Stack of a connection's thread.
+package let connectionStackBytes = 512 << 10
+
 /// Runs a function on a thread of its own, which ends with it. For work that blocks, and may do so for long.
 /// - Throws: `IOError` if the kernel refuses another thread.
-func startThread(_ name: String, stackBytes: Int = SSHLimit.stackBytes, _ body: @escaping @Sendable () -> Void) throws {
+package func startThread(
+    _ name: String,
+    stackBytes: Int = connectionStackBytes,
+    _ body: @escaping @Sendable () -> Void
+) throws {
     var attributes = pthread_attr_t()
     pthread_attr_init(&attributes)
     defer { pthread_attr_destroy(&attributes) }

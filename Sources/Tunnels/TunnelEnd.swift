@@ -1,4 +1,4 @@
-import NIOCore
+package import NIOCore
 import NIOPosix
 import NIOSSL
 
@@ -12,43 +12,45 @@ import NIOSSL
 /// - Half-close: end of input here becomes end of output there, after all bytes.
 /// - Errors: a reset or a TLS connection cut without its closing alert resets the other side. A cut stream is never
 ///   made to look complete.
-final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
-    typealias InboundIn = ByteBuffer
-    typealias OutboundIn = ByteBuffer
-    typealias OutboundOut = ByteBuffer
+package final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
+    package typealias InboundIn = ByteBuffer
+    package typealias OutboundIn = ByteBuffer
+    package typealias OutboundOut = ByteBuffer
 
     private var context: ChannelHandlerContext?
     private var partner: TunnelEnd?
     private var readIsPending = false
-    private(set) var inputIsClosed = false
+    package private(set) var inputIsClosed = false
     private var outputIsClosed = false
-    private(set) var lastMoved: NIODeadline = .now()
+    package private(set) var lastMoved: NIODeadline = .now()
+
+    package init() {}
 
     /// Ties two ends together. The knot is undone when either channel becomes inactive.
-    static func join(_ first: TunnelEnd, _ second: TunnelEnd) {
+    package static func join(_ first: TunnelEnd, _ second: TunnelEnd) {
         first.partner = second
         second.partner = first
     }
 
-    func handlerAdded(context: ChannelHandlerContext) {
+    package func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
     }
 
-    func handlerRemoved(context: ChannelHandlerContext) {
+    package func handlerRemoved(context: ChannelHandlerContext) {
         self.context = nil
         partner = nil
     }
 
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         lastMoved = .now()
         partner?.context?.write(data, promise: nil)
     }
 
-    func channelReadComplete(context: ChannelHandlerContext) {
+    package func channelReadComplete(context: ChannelHandlerContext) {
         partner?.context?.flush()
     }
 
-    func read(context: ChannelHandlerContext) {
+    package func read(context: ChannelHandlerContext) {
         if let other = partner?.context, !other.channel.isWritable {
             readIsPending = true
         } else {
@@ -56,12 +58,12 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
         }
     }
 
-    func channelWritabilityChanged(context: ChannelHandlerContext) {
+    package func channelWritabilityChanged(context: ChannelHandlerContext) {
         if context.channel.isWritable { partner?.resumeReading() }
         context.fireChannelWritabilityChanged()
     }
 
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    package func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case ChannelEvent.inputClosed = event, !inputIsClosed {
             inputIsClosed = true
             partner?.endOutput()
@@ -70,13 +72,13 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
         }
     }
 
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    package func errorCaught(context: ChannelHandlerContext, error: any Error) {
         let other = partner
         abort()
         other?.abort()
     }
 
-    func channelInactive(context: ChannelHandlerContext) {
+    package func channelInactive(context: ChannelHandlerContext) {
         let other = partner
         partner = nil
         other?.partner = nil
@@ -102,7 +104,7 @@ final class TunnelEnd: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     /// Closes both ends at once, without ceremony: each peer sees a reset.
-    func abortTunnel() {
+    package func abortTunnel() {
         let other = partner
         abort()
         other?.abort()
@@ -119,7 +121,7 @@ extension ChannelHandlerContext {
     /// Closes once all that was written is with the kernel.
     ///
     /// Closing at once would throw away what is still queued where the other direction has ended already.
-    func closeAfterWrites(mode: CloseMode) {
+    package func closeAfterWrites(mode: CloseMode) {
         let written = eventLoop.makePromise(of: Void.self)
         written.futureResult.assumeIsolated().whenComplete { _ in
             // Not from within the flush that completed the write: TLS's closing alert would be queued behind it and lost.
@@ -129,15 +131,15 @@ extension ChannelHandlerContext {
     }
 
     /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
-    func closeAbruptly() {
+    package func closeAbruptly() {
         if let provider = channel as? any SocketOptionProvider {
             // The future is already complete: this is the channel's own event loop. A failure changes nothing here.
             _ = provider.setSoLinger(linger(l_onoff: 1, l_linger: 0))
         }
-        if let tls = try? pipeline.syncOperations.context(handlerType: NIOSSLServerHandler.self) {
-            tls.close(mode: .all, promise: nil)
-        } else {
-            close(mode: .all, promise: nil)
-        }
+        let pipeline = pipeline.syncOperations
+        let tls =
+            (try? pipeline.context(handlerType: NIOSSLServerHandler.self))
+            ?? (try? pipeline.context(handlerType: NIOSSLClientHandler.self))
+        if let tls { tls.close(mode: .all, promise: nil) } else { close(mode: .all, promise: nil) }
     }
 }

@@ -1,13 +1,13 @@
 import CLinux
 import Glibc
 
-/// Where a forwarded connection goes to or comes from.
-struct PeerAddress: Sendable {
+/// Where a connection goes to or comes from.
+package struct PeerAddress: Sendable {
     private var storage: sockaddr_storage
     private var length: socklen_t
 
     /// The loopback of this sandbox, the only place where anything of ours listens.
-    static func loopback(port: UInt16) -> PeerAddress {
+    package static func loopback(port: UInt16) -> PeerAddress {
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = port.bigEndian
@@ -16,7 +16,7 @@ struct PeerAddress: Sendable {
     }
 
     /// A socket in the file system; nil if the path is too long for one.
-    init?(path: String) {
+    package init?(path: String) {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         let fits = withUnsafeMutableBytes(of: &address.sun_path) { place in
@@ -45,7 +45,7 @@ struct PeerAddress: Sendable {
     }
 
     /// The addresses of a host; empty if it has none. Blocks.
-    static func resolve(_ host: String, port: UInt16) -> [PeerAddress] {
+    package static func resolve(_ host: String, port: UInt16) -> [PeerAddress] {
         var found = [sockaddr_storage](repeating: sockaddr_storage(), count: 8)
         let count = martlet_resolve(host, port, &found, found.count)
         return found.prefix(max(0, Int(count))).map { PeerAddress($0) }
@@ -57,33 +57,39 @@ struct PeerAddress: Sendable {
         }
     }
 
-    private func socket() -> OpenFile? {
-        let descriptor = Glibc.socket(CInt(storage.ss_family), CInt(SOCK_STREAM.rawValue), 0)
+    private func newSocket() -> CInt? {
+        let descriptor = socket(CInt(storage.ss_family), CInt(SOCK_STREAM.rawValue), 0)
         guard descriptor >= 0 else { return nil }
         setNonBlocking(descriptor)
-        return OpenFile(owning: descriptor)
+        return descriptor
     }
 
-    /// A socket that is connecting, or is connected; nil if that failed at once.
-    func connect() -> OpenFile? {
-        guard let file = socket() else { return nil }
-        let result = withAddress { Glibc.connect(file.descriptor, $0, $1) }
-        return result == 0 || errno == EINPROGRESS ? file : nil
-    }
-
-    /// A socket that listens; nil if the address is in use or not allowed.
-    func listen(backlog: CInt = 128) -> OpenFile? {
-        guard let file = socket() else { return nil }
-        var on: CInt = 1
-        setsockopt(file.descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<CInt>.size))
-        guard withAddress({ bind(file.descriptor, $0, $1) }) == 0, Glibc.listen(file.descriptor, backlog) == 0 else {
+    /// A socket that is connecting, or is connected; nil if that failed at once. The caller closes it.
+    package func connectingSocket() -> CInt? {
+        guard let descriptor = newSocket() else { return nil }
+        guard withAddress({ connect(descriptor, $0, $1) }) == 0 || errno == EINPROGRESS else {
+            close(descriptor)
             return nil
         }
-        return file
+        return descriptor
+    }
+
+    /// A socket that listens; nil if the address is in use or not allowed: `errno` says why. The caller closes it.
+    package func listeningSocket(backlog: CInt = 128) -> CInt? {
+        guard let descriptor = newSocket() else { return nil }
+        var on: CInt = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<CInt>.size))
+        guard withAddress({ bind(descriptor, $0, $1) }) == 0, listen(descriptor, backlog) == 0 else {
+            let reason = errno
+            close(descriptor)
+            errno = reason
+            return nil
+        }
+        return descriptor
     }
 
     /// The address that a socket has, or that its other end has.
-    static func of(_ socket: CInt, otherEnd: Bool = false) -> PeerAddress {
+    package static func of(_ socket: CInt, otherEnd: Bool = false) -> PeerAddress {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
         withUnsafeMutablePointer(to: &storage) { pointer in
@@ -95,7 +101,7 @@ struct PeerAddress: Sendable {
     }
 
     /// 0 if it is none of TCP.
-    var port: Int {
+    package var port: Int {
         withUnsafeBytes(of: storage) { bytes in
             switch storage.ss_family {
             case sa_family_t(AF_INET): Int(bytes.load(as: sockaddr_in.self).sin_port.bigEndian)
@@ -106,7 +112,7 @@ struct PeerAddress: Sendable {
     }
 
     /// In digits; empty if it is none of TCP.
-    var host: String {
+    package var host: String {
         var name = [CChar](repeating: 0, count: 64)
         withUnsafeBytes(of: storage) { bytes in
             switch storage.ss_family {
@@ -123,10 +129,8 @@ struct PeerAddress: Sendable {
     }
 }
 
-/// The next connection of a listening socket, which never blocks; nil if there is none.
-func acceptConnection(_ listener: CInt) -> OpenFile? {
-    let descriptor = accept(listener, nil, nil)
-    guard descriptor >= 0 else { return nil }
-    setNonBlocking(descriptor)
-    return OpenFile(owning: descriptor)
+/// Makes reads, writes, accepts and connects on a descriptor answer EAGAIN or EINPROGRESS rather than wait.
+package func setNonBlocking(_ descriptor: CInt) {
+    _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+    _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
 }

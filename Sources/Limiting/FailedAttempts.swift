@@ -1,7 +1,7 @@
 import Synchronization
 
-/// Counts failed authentications by address within a window. Bounded: when too many addresses fail, all counts begin anew.
-final class FailedAuthentications: Sendable {
+/// Counts failed attempts to log in by address within a window. Bounded: when too many addresses fail, all counts begin anew.
+package final class FailedAttempts: Sendable {
     private struct State {
         var counts: [String: Int] = [:]
         var windowEnds: ContinuousClock.Instant = .now
@@ -13,17 +13,17 @@ final class FailedAuthentications: Sendable {
     private let limit: Int
     private let window: Duration
 
-    init(limits: APILimits) {
-        limit = limits.failedAuthenticationLimit
-        window = limits.failedAuthenticationWindow
+    package init(limit: Int, window: Duration) {
+        self.limit = limit
+        self.window = window
     }
 
     /// Whether the address has used up its tries.
-    func isExhausted(_ address: String, now: ContinuousClock.Instant = .now) -> Bool {
+    package func isExhausted(_ address: String, now: ContinuousClock.Instant = .now) -> Bool {
         state.withLock { state in state.windowEnds > now && state.counts[address, default: 0] >= limit }
     }
 
-    func note(_ address: String, now: ContinuousClock.Instant = .now) {
+    package func note(_ address: String, now: ContinuousClock.Instant = .now) {
         state.withLock { state in
             if state.windowEnds <= now || state.counts.count >= Self.addressLimit {
                 state.counts.removeAll()

@@ -1,0 +1,46 @@
+package import FoundationEssentials
+
+/// An image of the internal registry that is on this host, for the plan of the cache.
+package struct CachedImage: Sendable, Hashable {
+    /// The engine's id.
+    package var id: String
+    /// Every name of it in the internal registry, as the engine knows them.
+    package var references: [String]
+    /// When a sandbox was last made from it; nil if neither an active snapshot nor a sandbox here is for it.
+    package var lastUsed: Date?
+    /// Whether a container of this engine is of it.
+    package var isInUse: Bool
+    /// For how long nothing has been for it.
+    package var unwantedFor: Duration
+
+    package init(id: String, references: [String], lastUsed: Date?, isInUse: Bool, unwantedFor: Duration = .zero) {
+        self.id = id
+        self.references = references
+        self.lastUsed = lastUsed
+        self.isInUse = isInUse
+        self.unwantedFor = unwantedFor
+    }
+}
+
+/// What the cache lets go of, in this order.
+package struct Evictions: Sendable, Hashable {
+    /// Nothing is for them any more.
+    package var unwanted: [CachedImage] = []
+    /// They may be needed again, and go one by one while the disk is too full.
+    package var forRoom: [CachedImage] = []
+
+    package init() {}
+}
+
+/// Decides what may go. What a container is of never does.
+package func planEvictions(_ images: [CachedImage], grace: Duration, isDiskTooFull: Bool) -> Evictions {
+    var evictions = Evictions()
+    let idle = images.filter { !$0.isInUse }
+    evictions.unwanted = idle.filter { $0.lastUsed == nil && $0.unwantedFor >= grace }
+    guard isDiskTooFull else { return evictions }
+    let rest = idle.filter { $0.lastUsed != nil || $0.unwantedFor < grace }
+    evictions.forRoom = rest.sorted {
+        ($0.lastUsed ?? .distantPast, $0.id) < ($1.lastUsed ?? .distantPast, $1.id)
+    }
+    return evictions
+}

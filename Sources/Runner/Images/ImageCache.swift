@@ -1,0 +1,182 @@
+import Docker
+import Domain
+import FoundationEssentials
+import Logging
+import NIOPosix
+import Store
+import Synchronization
+
+/// Keeps this host's images of the internal registry to what is of use: fetches what active snapshots of the region ask for, lets
+/// go of what nothing is for, and makes room when the disk fills. Images of other names are the operator's, and left alone.
+final class ImageCache: Sendable {
+    /// Longer than any job of a snapshot may take.
+    private static let pushingLimit: Duration = .seconds(2 * 3600)
+    /// Most images that are fetched early.
+    static let prefetchLimit = 100
+
+    private let parts: RunnerParts
+    private let registry: RegistryAccess
+    private let region: String
+    /// Its time begins anew when it has been pushed.
+    private struct Subject: Hashable {
+        var id: String
+        var isPushed: Bool
+    }
+    /// Since when nothing has been for an image that is here.
+    private let unwantedSince = Mutex<[Subject: Duration]>([:])
+
+    init(_ parts: RunnerParts, registry: RegistryAccess, region: String) {
+        self.parts = parts
+        self.registry = registry
+        self.region = region
+    }
+
+    /// Turns now and then, and when snapshots change, until its task is cancelled.
+    func run(wakes: AsyncStream<Void>) async {
+        let (turns, turn) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        await withDiscardingTaskGroup { group in
+            group.addTask { for await _ in wakes { turn.yield() } }
+            group.addTask {
+                repeat { turn.yield() } while (try? await Task.sleep(for: self.parts.pace.cacheInterval)) != nil
+            }
+            group.addTask {
+                for await _ in turns {
+                    await self.attempt("loans") { try await self.parts.loans.giveBackOnce() }
+                    await self.attempt("evictions") { try await self.evictOnce() }
+                    await self.attempt("prefetch") { try await self.prefetchOnce() }
+                    await self.attempt("discarded") { try await self.sweepRegistryOnce() }
+                }
+            }
+        }
+    }
+
+    /// Each by itself: one that fails keeps no other from being done, and is done at the next turn.
+    private func attempt(_ what: String, _ body: () async throws -> Void) async {
+        do {
+            try await body()
+        } catch {
+            if Task.isCancelled { return }
+            parts.logger.warning(
+                "the image cache's turn failed",
+                metadata: ["cache.part": "\(what)", "error": "\(error)"]
+            )
+        }
+    }
+
+    // MARK: - Early
+
+    /// Fetches what the region's snapshots ask for, while the disk has room.
+    func prefetchOnce() async throws {
+        let host = parts.blueprint.host
+        if let used = await diskUsedPercent(), used >= parts.pace.diskLowPercent { return }
+        let wanted = try await parts.queries.imagesToPrefetch(
+            in: region,
+            architecture: host.architecture,
+            limit: Self.prefetchLimit
+        )
+        guard !wanted.isEmpty else { return }
+        let here = Set(ImageShelf.names(try await parts.engine.listImages(), registry: registry))
+        for image in wanted where !here.contains(image) { parts.puller.prefetch(image) }
+    }
+
+    // MARK: - Late
+
+    /// Lets go of what may go.
+    func evictOnce() async throws {
+        let images = try await observe()
+        let isTooFull = await diskUsedPercent().map { $0 >= parts.pace.diskHighPercent } ?? false
+        let plan = planEvictions(images, grace: parts.pace.cacheGrace, isDiskTooFull: isTooFull)
+        for image in plan.unwanted { try await remove(image, "nothing is for it") }
+        for image in plan.forRoom {
+            guard let used = await diskUsedPercent(), used > parts.pace.diskLowPercent else { return }
+            try await remove(image, "the disk is \(used) % full")
+        }
+    }
+
+    private func observe() async throws -> [CachedImage] {
+        let own = try await parts.engine.listImages().compactMap { summary -> (String, [String], [String])? in
+            let tags = summary.repositoryTags.filter { $0.hasPrefix("\(registry.host)/") }
+            let digests = summary.repositoryDigests.filter { $0.hasPrefix("\(registry.host)/") }
+            return tags.isEmpty && digests.isEmpty ? nil : (summary.id, tags, digests)
+        }
+        let names = own.flatMap { $0.2.compactMap { registry.internalName(of: $0) } }
+        let wanted = try await parts.queries.wantedImages(among: names)
+        let used = Set(try await parts.engine.listContainers(labels: [:]).map(\.imageID))
+        let here = Set(own.map { Subject(id: $0.0, isPushed: !$0.2.isEmpty) })
+        unwantedSince.withLock { since in since = since.filter { here.contains($0.key) } }
+        return own.map { id, tags, digests in
+            let lastUsed = digests.compactMap { registry.internalName(of: $0).flatMap { wanted[$0] } }.max()
+            let subject = Subject(id: id, isPushed: !digests.isEmpty)
+            let unwanted = unwantedFor(subject, isWanted: lastUsed != nil)
+            return CachedImage(
+                id: id,
+                // The last tag of a repository takes its digests with it.
+                references: tags + digests,
+                lastUsed: lastUsed,
+                // What has no digest there is being pushed, or its pushing was given up.
+                isInUse: used.contains(id) || !subject.isPushed && unwanted < Self.pushingLimit,
+                unwantedFor: unwanted
+            )
+        }
+    }
+
+    private func unwantedFor(_ subject: Subject, isWanted: Bool) -> Duration {
+        let now = parts.now()
+        return unwantedSince.withLock { since in
+            if isWanted {
+                since[subject] = nil
+                return .zero
+            }
+            let began = since[subject] ?? now
+            since[subject] = began
+            return now - began
+        }
+    }
+
+    /// Not by force: the engine refuses where a container that came meanwhile is of it.
+    private func remove(_ image: CachedImage, _ why: String) async throws {
+        parts.logger.info("an image is let go of", metadata: ["image.id": "\(image.id)", "image.why": "\(why)"])
+        for reference in image.references {
+            do {
+                try await parts.engine.removeImage(reference)
+            } catch let error as DockerError where error.kind == .notFound {
+                // Gone with the one before.
+            } catch let error as DockerError where error.kind == .conflict {
+                return
+            }
+        }
+    }
+
+    private func diskUsedPercent() async -> Int? {
+        let host = parts.blueprint.host
+        return try? await NIOThreadPool.singleton.runIfActive { host.diskUsedPercent() }
+    }
+
+    // MARK: - In the registry
+
+    private static let sweepLease: Duration = .seconds(300)
+    private static let sweepsLimit = 20
+
+    /// Removes manifests of discarded repositories that neither a snapshot nor a living sandbox needs. Their layers go with the
+    /// registry's own garbage collection (`ops/stack/registry collect`).
+    func sweepRegistryOnce() async throws {
+        for _ in 0..<Self.sweepsLimit {
+            guard let repository = try await parts.queries.claimDiscarded(for: Self.sweepLease) else { return }
+            try await sweep(repository)
+        }
+    }
+
+    private func sweep(_ repository: String) async throws {
+        let client = RegistryClient(access: registry)
+        var digests: Set<String> = []
+        for tag in try await client.tags(of: repository) {
+            if let digest = try await client.digest(of: tag, in: repository) { digests.insert(digest) }
+        }
+        let names = digests.map { InternalImage(repository: repository, digest: $0).description }
+        let used = try await parts.queries.imagesInUse(among: names)
+        for digest in digests where !used.contains(InternalImage(repository: repository, digest: digest).description) {
+            try await client.delete(digest, in: repository)
+        }
+        try await parts.queries.settleDiscarded(repository, isAllGone: used.isEmpty)
+    }
+}

@@ -1,0 +1,81 @@
+package import Docker
+package import Domain
+package import Logging
+package import Store
+import Synchronization
+
+/// Names of images that this host has only for the time of making snapshots from them. Each is noted in the database before it
+/// is pulled, so that also a runner that was killed gives back what it had borrowed.
+package final class ImageLoans: Sendable {
+    private let engine: DockerEngine
+    private let queries: RunnerQueries
+    private let runner: RunnerID
+    private let logger: Logger
+    /// How many jobs are at a name.
+    private let users = Mutex<[String: Int]>([:])
+
+    package init(engine: DockerEngine, queries: RunnerQueries, runner: RunnerID, logger: Logger) {
+        self.engine = engine
+        self.queries = queries
+        self.runner = runner
+        self.logger = logger
+    }
+
+    /// Runs `body`, which may pull `image`; gives the name back afterwards if this host did not have it before.
+    func borrowing<Value>(_ image: String, _ body: () async throws -> Value) async throws -> Value {
+        users.withLock { $0[image, default: 0] += 1 }
+        do {
+            if try await !has(image) { try await queries.beginPull(image, of: runner, isBorrowed: true) }
+            let value = try await body()
+            await end(image)
+            return value
+        } catch {
+            await end(image)
+            throw error
+        }
+    }
+
+    /// Gives back what nobody is at: after a restart, or where giving back failed.
+    package func giveBackOnce() async throws {
+        for image in try await queries.borrowedImages(of: runner) { try await giveBack(image) }
+    }
+
+    private func end(_ image: String) async {
+        let isLast = users.withLock { users in
+            users[image, default: 1] -= 1
+            if users[image] == 0 { users[image] = nil }
+            return users[image] == nil
+        }
+        guard isLast else { return }
+        do {
+            if try await queries.borrowedImages(of: runner).contains(image) { try await giveBack(image) }
+        } catch {
+            // The row stays, and with it the wish to.
+            if !Task.isCancelled {
+                logger.warning(
+                    "a borrowed image is given back later",
+                    metadata: ["image.name": "\(image)", "error": "\(error)"]
+                )
+            }
+        }
+    }
+
+    private func giveBack(_ image: String) async throws {
+        guard users.withLock({ $0[image] }) == nil else { return }
+        do {
+            try await engine.removeImage(image)
+        } catch let error as DockerError where error.kind == .notFound || error.kind == .conflict {
+            // Gone, or a sandbox of the operator's runs on it: then it is no loan any more.
+        }
+        try await queries.endPull(image, of: runner)
+    }
+
+    private func has(_ image: String) async throws -> Bool {
+        do {
+            _ = try await engine.inspectImage(image)
+            return true
+        } catch let error as DockerError where error.kind == .notFound {
+            return false
+        }
+    }
+}

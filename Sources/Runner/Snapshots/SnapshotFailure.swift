@@ -1,0 +1,89 @@
+import Docker
+import Domain
+import Store
+
+/// The steps of making a snapshot from an image.
+package enum SnapshotStep: String, Sendable, Hashable, CaseIterable {
+    /// From the registry that its name says, onto this host's engine.
+    case pull
+    /// Whether sandboxes can start from it.
+    case inspect
+    /// Into the internal registry.
+    case push
+}
+
+/// What becomes of a job that failed.
+package enum SnapshotFate: Sendable, Hashable {
+    case retry(after: Duration)
+    case final
+}
+
+/// What is wrong with an image that was pulled.
+package struct UnusableImage: Error, Hashable, CustomStringConvertible {
+    package let description: String
+    package init(description: String) { self.description = description }
+}
+
+/// Decides whether a failure may pass by itself. `failures` counts those before it.
+///
+/// What is ours (the engine, the internal registry) is waited for until the job's deadline. What is the user's (a name, a login,
+/// a registry of his) has failed after a few tries, since somebody waits for the answer.
+package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failures: Int) -> SnapshotFate {
+    guard let error = error as? DockerError else {
+        return error is UnusableImage || error is ImageName.Malformed || error is SecretBox.Failure
+            ? .final : patience(failures)
+    }
+    switch error.kind {
+    case .unavailable, .timeout: return patience(failures)
+    // Another runner may have room.
+    case .noSpace: return failures < failuresLimit ? patience(failures) : .final
+    case .badRequest, .notFound, .conflict, .server:
+        if step == .push { return patience(failures) }
+        if error.isAboutTheName { return .final }
+        return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
+    }
+}
+
+/// How often a registry of a user's is asked that does not answer, or not as it should.
+package let strangersTriesLimit = 3
+
+/// 2, 4, 8, 16, then 30 seconds.
+private func patience(_ failures: Int) -> SnapshotFate { .retry(after: .seconds(min(2 << min(failures, 4), 30))) }
+
+extension DockerError {
+    /// The registry has answered, and would answer the same again.
+    fileprivate var isAboutTheName: Bool {
+        if kind == .badRequest || kind == .notFound { return true }
+        let text = message.lowercased()
+        return [
+            "unauthorized", "denied", "authentication required", "no basic auth credentials", "manifest unknown",
+            "not found",
+            "name unknown", "no matching manifest", "invalid reference format", "unsupported",
+        ].contains { text.contains($0) }
+    }
+}
+
+/// The reason as the snapshot's owner reads it: the step, what happened, what to do, and the last lines before it.
+func snapshotReason(_ error: any Error, step: SnapshotStep, image: String, lines: [String]) -> String {
+    let said = lines.isEmpty ? "" : "; before that: \(lines.joined(separator: " | "))"
+    return String("step \(step.rawValue), image \(image): \(words(error))\(said)".prefix(snapshotReasonLimit))
+}
+
+/// The longest reason that is written, in characters.
+let snapshotReasonLimit = 2000
+
+private func words(_ error: any Error) -> String {
+    guard let error = error as? DockerError else { return "\(error)" }
+    let text = error.message.lowercased()
+    let advice =
+        if error.kind == .noSpace {
+            "the runner's disk is full: remove images or sandboxes, or give it more, and activate the snapshot again"
+        } else if ["unauthorized", "denied", "authentication", "basic auth"].contains(where: { text.contains($0) }) {
+            "the registry refuses: add a registry with the right login (POST /docker-registry), or correct it, and activate the snapshot again"
+        } else if error.kind == .notFound || text.contains("not found") || text.contains("manifest unknown") {
+            "the registry does not have it: correct its name and tag"
+        } else {
+            "see whether the registry can be reached from the runner, and activate the snapshot again"
+        }
+    return "\(error.message) (\(advice))"
+}

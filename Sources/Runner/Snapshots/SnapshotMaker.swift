@@ -1,0 +1,112 @@
+import Docker
+import Domain
+import Logging
+import Store
+import Synchronization
+
+/// Makes the image of one snapshot: pulls what its name says, looks whether sandboxes can start from it, and pushes it into the
+/// internal registry, from where every runner has it. Safe to repeat from any point: names are the same each time, and what is
+/// there already is not sent again.
+struct SnapshotMaker: Sendable {
+    let parts: RunnerParts
+    let registry: RegistryAccess
+    let loans: ImageLoans
+
+    /// Where a job is, for its heartbeat.
+    final class Position: Sendable {
+        private let state = Mutex<(step: SnapshotStep, meter: PullMeter)>((.pull, PullMeter()))
+        var now: (step: SnapshotStep, meter: PullMeter) { state.withLock { $0 } }
+        func enter(_ step: SnapshotStep) -> PullMeter {
+            let meter = PullMeter()
+            state.withLock { $0 = (step, meter) }
+            return meter
+        }
+    }
+
+    /// Makes it. Throws what went wrong; `position` says in which step.
+    func make(_ job: SnapshotJob, _ position: Position) async throws -> FinishedSnapshot {
+        let name = try ImageName(parsing: job.imageName ?? "")
+        let credentials = try await credentials(for: name, job)
+        return try await loans.borrowing(name.description) {
+            let image = try await pull(name, credentials, job, position.enter(.pull))
+            _ = position.enter(.inspect)
+            let architecture = try usableArchitecture(of: image)
+            let digest = try await push(image, job, position.enter(.push))
+            let start = image.entrypoint + image.command
+            return FinishedSnapshot(
+                image: InternalImage(repository: InternalImage.repository(of: job.snapshot), digest: digest),
+                architecture: architecture,
+                entrypoint: start.isEmpty ? nil : start,
+                sizeBytes: image.sizeBytes
+            )
+        }
+    }
+
+    /// The organization's login for the registry that the name says; nil to ask as nobody.
+    private func credentials(for name: ImageName, _ job: SnapshotJob) async throws -> RegistryCredentials? {
+        guard let login = try await parts.queries.registryLogin(job, for: name) else { return nil }
+        guard let secrets = parts.secrets else {
+            throw SecretBox.Failure(
+                description: "this runner has no MARTLET_SECRETS_KEY to open the login of \(login.host) with"
+            )
+        }
+        return RegistryCredentials(
+            username: login.username,
+            password: try secrets.open(login.password, for: RegistryRecord.place(of: login.registry, host: login.host)),
+            serverAddress: login.host == ImageName.dockerHub ? "https://index.docker.io/v1/" : login.host
+        )
+    }
+
+    /// Always asks the registry, also for what this host has: whether this organization may have it is the registry's to say.
+    private func pull(_ name: ImageName, _ credentials: RegistryCredentials?, _ job: SnapshotJob, _ meter: PullMeter)
+        async throws -> ImageInspection
+    {
+        let limit = parts.pace.imageBytesLimit
+        try await parts.engine.pullImage(
+            name.description,
+            credentials: credentials,
+            within: min(parts.pace.snapshotPullLimit, job.timeLeft)
+        ) { progress in
+            meter.note(progress)
+            let known = meter.progress.totalBytes
+            if known > limit { throw Self.tooLarge(known, limit) }
+        }
+        let image = try await parts.engine.inspectImage(name.description)
+        if image.sizeBytes > limit { throw Self.tooLarge(image.sizeBytes, limit) }
+        return image
+    }
+
+    private static func tooLarge(_ bytes: Int64, _ limit: Int64) -> UnusableImage {
+        UnusableImage(
+            description:
+                "the image has \(bytes >> 20) MiB or more; the limit of this runner is \(limit >> 20) MiB. Make it smaller"
+        )
+    }
+
+    private func usableArchitecture(of image: ImageInspection) throws -> String {
+        let own = parts.blueprint.host.architecture
+        guard image.operatingSystem == "linux" else {
+            throw UnusableImage(description: "the image is for '\(image.operatingSystem)'; sandboxes run linux")
+        }
+        let names = ["amd64": "x86_64", "arm64": "aarch64"]
+        guard let architecture = names[image.architecture], architecture == own else {
+            throw UnusableImage(
+                description: "the image is for \(image.architecture), this runner is \(own); use an image that has it"
+            )
+        }
+        return architecture
+    }
+
+    /// The tag is the content's, so that a former content of the snapshot keeps its own while sandboxes need it.
+    private func push(_ image: ImageInspection, _ job: SnapshotJob, _ meter: PullMeter) async throws -> String {
+        let repository = registry.repository(of: job.snapshot)
+        let tag = "i" + image.id.split(separator: ":").last!.prefix(24)  // an id has at least one part
+        try await parts.engine.tagImage(image.id, repository: repository, tag: tag)
+        return try await parts.engine.pushImage(
+            repository: repository,
+            tag: tag,
+            credentials: registry.credentials,
+            within: min(parts.pace.snapshotPullLimit, job.timeLeft)
+        ) { meter.note($0) }
+    }
+}

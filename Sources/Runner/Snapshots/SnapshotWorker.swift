@@ -1,0 +1,149 @@
+import Docker
+import Domain
+import Logging
+import Store
+import Synchronization
+
+/// Claims jobs of snapshots and brings each to its end, a few at a time.
+///
+/// The claim is a lease: its holder renews it while it works, and whoever finds it expired takes the job over. So a runner that
+/// dies delays a job, and nothing else.
+struct SnapshotWorker: Sendable {
+    private let parts: RunnerParts
+    private let maker: SnapshotMaker
+    private let pace: RunnerPace
+
+    init(_ parts: RunnerParts, registry: RegistryAccess) {
+        self.parts = parts
+        pace = parts.pace
+        maker = SnapshotMaker(parts: parts, registry: registry, loans: parts.loans)
+    }
+
+    /// Works until cancelled. `wakes` says that there may be a job; without it one is looked for now and then.
+    func run(wakes: AsyncStream<Void>) async {
+        let (calls, call) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(pace.snapshotsLimit))
+        await withDiscardingTaskGroup { group in
+            for _ in 0..<max(1, pace.snapshotsLimit) {
+                group.addTask { for await _ in calls { await work(call) } }
+            }
+            group.addTask {
+                call.yield()
+                for await _ in wakes { call.yield() }
+            }
+            group.addTask {
+                while (try? await Task.sleep(for: pace.snapshotPollInterval)) != nil { call.yield() }
+            }
+        }
+    }
+
+    /// Takes jobs while there are any. While it is at one, another hand may look for the next.
+    private func work(_ call: AsyncStream<Void>.Continuation) async {
+        while !Task.isCancelled {
+            do {
+                guard let job = try await parts.queries.claimSnapshotJob([.pull], for: pace.snapshotLease) else {
+                    return
+                }
+                call.yield()
+                await carryOut(job)
+            } catch {
+                if !Task.isCancelled {
+                    parts.logger.warning("no job of a snapshot can be claimed", metadata: ["error": "\(error)"])
+                }
+                return
+            }
+        }
+    }
+
+    /// The job is not this runner's any more, or not wanted any more.
+    private struct Fenced: Error {}
+
+    private func carryOut(_ job: SnapshotJob) async {
+        var logger = parts.logger
+        logger[metadataKey: "snapshot.id"] = "\(job.snapshot)"
+        logger.info("snapshot is made", metadata: ["image.name": "\(job.imageName ?? "")"])
+        let position = SnapshotMaker.Position()
+        do {
+            let made = try await holding(job, position) { try await maker.make(job, position) }
+            guard try await parts.queries.finish(job, made) else { throw Fenced() }
+            logger.info(
+                "snapshot is active",
+                metadata: ["image.name": "\(made.image)", "image.bytes": "\(made.sizeBytes)"]
+            )
+        } catch is Fenced {
+            logger.notice("a snapshot's job is not this runner's any more, or not wanted any more")
+            await discard(job, logger)
+        } catch {
+            await fail(job, error, position, logger)
+        }
+    }
+
+    /// Runs `body` while the lease is renewed; cancels it when the job is held no longer.
+    private func holding<Value: Sendable>(
+        _ job: SnapshotJob,
+        _ position: SnapshotMaker.Position,
+        _ body: @escaping @Sendable () async throws -> Value
+    ) async throws -> Value {
+        try await withThrowingTaskGroup(of: Value?.self) { group in
+            group.addTask { try await body() }
+            group.addTask {
+                try await renew(job, position)
+                return nil
+            }
+            defer { group.cancelAll() }
+            while let ended = try await group.next() { if let value = ended { return value } }
+            throw CancellationError()
+        }
+    }
+
+    /// A renewal that fails is tried again: until the lease has expired, nothing is lost.
+    private func renew(_ job: SnapshotJob, _ position: SnapshotMaker.Position) async throws {
+        while true {
+            try await Task.sleep(for: pace.snapshotLease / 10)
+            let now = position.now
+            var isHeld = true
+            do {
+                isHeld = try await parts.queries.hold(
+                    job,
+                    for: pace.snapshotLease,
+                    step: now.step.rawValue,
+                    progress: now.meter.progress
+                )
+            } catch {
+                try Task.checkCancellation()
+                parts.logger.warning("a snapshot's job cannot be renewed", metadata: ["error": "\(error)"])
+            }
+            if !isHeld { throw Fenced() }
+        }
+    }
+
+    /// What may have been pushed already is nobody's, unless another runner pushed the same.
+    private func discard(_ job: SnapshotJob, _ logger: Logger) async {
+        do {
+            try await parts.queries.discard(InternalImage.repository(of: job.snapshot))
+        } catch {
+            if !Task.isCancelled {
+                logger.warning("what was pushed in vain stays in the registry", metadata: ["error": "\(error)"])
+            }
+        }
+    }
+
+    private func fail(_ job: SnapshotJob, _ error: any Error, _ position: SnapshotMaker.Position, _ logger: Logger)
+        async
+    {
+        // A runner that stops leaves the job to whoever finds its lease expired.
+        if Task.isCancelled { return }
+        let (step, meter) = position.now
+        let reason = snapshotReason(error, step: step, image: job.imageName ?? "", lines: meter.lastLines)
+        let fate = judgeSnapshotFailure(error, step: step, failures: job.failures)
+        logger.warning("snapshot failed", metadata: ["snapshot.reason": "\(reason)", "snapshot.fate": "\(fate)"])
+        do {
+            switch fate {
+            case .final: _ = try await parts.queries.fail(job, reason: reason, retryAfter: nil)
+            case .retry(let pause): _ = try await parts.queries.fail(job, reason: reason, retryAfter: pause)
+            }
+        } catch {
+            // Its lease will expire.
+            logger.warning("a snapshot's failure cannot be told", metadata: ["error": "\(error)"])
+        }
+    }
+}

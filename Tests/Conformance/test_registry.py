@@ -1,0 +1,90 @@
+"""Organization registries: kept without ever showing a password, and used for pulls."""
+
+from __future__ import annotations
+
+import json
+from typing import Iterator
+
+import httpx
+import pytest
+
+from Rig.database import Database, DatabaseError
+from Rig.engine import Engine
+from Rig.environment import Environment
+from Rig.registry import UserRegistry
+from Rig.waiting import eventually
+from Rig.wire import check_error
+
+BUSYBOX = "martlet/busybox:test"
+SECRET = "n0b0dy-sees-this"
+
+
+@pytest.fixture(scope="module")
+def registry(engine: Engine, database: Database, busybox: str) -> Iterator[UserRegistry]:
+    made = UserRegistry(engine, database)
+    yield made
+    made.close()
+
+
+def test_a_password_goes_in_and_never_comes_out(api: httpx.Client, database: Database, environment: Environment) -> None:
+    body = {"name": "kept", "url": "https://registry.example.com/", "username": "user", "password": SECRET, "project": "team"}
+    made = api.post("/docker-registry", json=body)
+    assert made.status_code == 201, made.text
+    path = f"/docker-registry/{made.json()['id']}"
+    try:
+        assert {"id", "name", "url", "username", "project", "registryType", "createdAt", "updatedAt"} <= made.json().keys()
+        again = api.patch(path, json={"name": "kept", "url": "registry.example.com", "username": "user2"})
+        assert again.status_code == 200 and again.json()["username"] == "user2"
+        for answer in (made, again, api.get(path), api.get("/docker-registry")):
+            assert SECRET not in answer.text and "password" not in answer.text
+        moved = api.patch(path, json={"name": "kept", "url": "elsewhere.example.com", "username": "user"})
+        check_error(moved, 400, "password", "elsewhere.example.com")
+        rows = database.execute("SELECT encode(sealed_password, 'escape') FROM docker_registry")
+        assert SECRET not in rows
+        for role in ("martlet_api", "martlet_operator", "martlet_runner", "martlet_proxy"):
+            with pytest.raises(DatabaseError, match="permission denied"):
+                database.execute(f"SET ROLE {role}; SELECT sealed_password FROM docker_registry;")
+        for log in ("api.log", "runner.log", "postgres.log"):
+            assert SECRET not in (environment.state / "log" / log).read_text(errors="replace"), log
+    finally:
+        assert api.delete(path).status_code == 204
+    assert api.get(path).status_code == 404
+
+
+def test_bad_registries_are_told(api: httpx.Client) -> None:
+    good = {"name": "x", "url": "registry.example.com", "username": "u", "password": "p"}
+    for change, words in [
+        ({"url": "registry.example.com/team"}, ["url", "project"]),
+        ({"url": "not a host"}, ["url"]),
+        ({"url": "127.0.0.1:1"}, ["127.0.0.1:1", "operator"]),
+        ({"username": ""}, ["username"]),
+        ({"password": ""}, ["password"]),
+        ({"name": ""}, ["name"]),
+        ({"isDefault": True}, ["isDefault"]),
+    ]:
+        check_error(api.post("/docker-registry", json={**good, **change}), 400, *words)
+    check_error(api.get("/docker-registry/registry-push-access"), 501, "docker-registry")
+
+
+@pytest.mark.deadline(120)
+def test_a_wrong_password_is_told_and_a_right_one_heals(api: httpx.Client, registry: UserRegistry, environment: Environment) -> None:
+    image = registry.push(BUSYBOX, "team/guarded:1.0")
+    body = {"name": "guarded", "url": registry.host, "username": registry.username, "password": SECRET}
+    login = api.post("/docker-registry", json=body).json()["id"]
+    asked = api.post("/snapshots", json={"name": "martlet-test-guarded", "imageName": image})
+    assert asked.status_code == 200, asked.text
+    path = f"/snapshots/{asked.json()['id']}"
+    try:
+        failed = eventually(lambda: (now := api.get(path).json())["state"] == "error" and now, 45, "it to fail")
+        assert "registry refuses" in failed["errorReason"] and "docker-registry" in failed["errorReason"], failed
+        assert SECRET not in json.dumps(failed)
+        right = api.patch(f"/docker-registry/{login}", json={**body, "password": registry.password})
+        assert right.status_code == 200, right.text
+        assert api.post(f"{path}/activate").status_code == 200
+        eventually(lambda: api.get(path).json()["state"] == "active", 45, "it to be made")
+        for log in ("api.log", "runner.log"):
+            text = (environment.state / "log" / log).read_text(errors="replace")
+            assert SECRET not in text and registry.password not in text, log
+    finally:
+        assert api.delete(path).status_code == 200
+        assert api.delete(f"/docker-registry/{login}").status_code == 204

@@ -1,0 +1,140 @@
+import Docker
+import Domain
+import FoundationEssentials
+import Runner
+import Store
+import Testing
+
+@testable import struct Docker.PullProgress
+
+/// What is decided without an engine: the fate of failures, and what the cache lets go of.
+@Suite struct SnapshotPlanTests {
+    @Test(arguments: [
+        "manifest for r/a:1 not found: manifest unknown: manifest unknown", "unauthorized: authentication required",
+        "pull access denied for a, repository does not exist", "Head \"https://r/v2/\": no basic auth credentials",
+        "no matching manifest for linux/amd64 in the manifest list entries",
+    ])
+    func whatTheRegistryWouldSayAgainIsFinal(message: String) {
+        let error = DockerError(operation: "pull", kind: .server, status: 500, message: message)
+        #expect(judgeSnapshotFailure(error, step: .pull, failures: 0) == .final)
+    }
+
+    @Test func aUsersRegistryThatIsAwayIsTriedAFewTimes() {
+        let error = DockerError(
+            operation: "pull",
+            kind: .server,
+            status: 500,
+            message: "dial tcp 192.0.2.1:443: connect: connection refused"
+        )
+        let fates = (0..<5).map { judgeSnapshotFailure(error, step: .pull, failures: $0) }
+        #expect(fates.firstIndex(of: .final) == strangersTriesLimit - 1)
+        #expect(fates.prefix(2).allSatisfy { if case .retry(let pause) = $0 { pause <= .seconds(4) } else { false } })
+    }
+
+    @Test func whatIsOursIsWaitedFor() {
+        for kind in [DockerError.Kind.unavailable, .timeout] {
+            for step in SnapshotStep.allCases {
+                #expect(
+                    judgeSnapshotFailure(
+                        DockerError(operation: "x", kind: kind, message: "x"),
+                        step: step,
+                        failures: 100
+                    ) == .retry(after: .seconds(30))
+                )
+            }
+        }
+        let push = DockerError(operation: "push", kind: .server, message: "connection refused")
+        #expect(judgeSnapshotFailure(push, step: .push, failures: 100) == .retry(after: .seconds(30)))
+        #expect(judgeSnapshotFailure(UnusableImage(description: "too large"), step: .inspect, failures: 0) == .final)
+        #expect(judgeSnapshotFailure(SecretBox.Failure(description: "no key"), step: .pull, failures: 0) == .final)
+        let full = DockerError(operation: "pull", kind: .noSpace, message: "no space left on device")
+        #expect(judgeSnapshotFailure(full, step: .pull, failures: 0) != .final, "another runner may have room")
+        #expect(judgeSnapshotFailure(full, step: .pull, failures: 9) == .final)
+    }
+
+    // MARK: - Cache
+
+    /// Whatever there is: nothing in use goes, nothing goes twice, and what is wanted goes only to make room, oldest first.
+    @Test func theCacheNeverLetsGoOfWhatIsUsed() {
+        var random = SeededRandom.fromEnvironment()
+        for _ in 0..<500 {
+            let images = (0..<Int.random(in: 0...12, using: &random)).map { index in
+                CachedImage(
+                    id: "\(index)",
+                    references: ["r/\(index)"],
+                    lastUsed: Bool.random(using: &random)
+                        ? Date(timeIntervalSince1970: .random(in: 0...9, using: &random)) : nil,
+                    isInUse: Bool.random(using: &random),
+                    unwantedFor: .seconds(Int.random(in: 0...20, using: &random))
+                )
+            }
+            let isFull = Bool.random(using: &random)
+            let plan = planEvictions(images, grace: .seconds(10), isDiskTooFull: isFull)
+            let all = plan.unwanted + plan.forRoom
+            #expect(all.allSatisfy { !$0.isInUse }, "seed \(random.seed)")
+            #expect(Set(all.map(\.id)).count == all.count, "seed \(random.seed)")
+            #expect(
+                plan.unwanted.allSatisfy { $0.lastUsed == nil && $0.unwantedFor >= .seconds(10) },
+                "seed \(random.seed)"
+            )
+            #expect(isFull || plan.forRoom.isEmpty, "seed \(random.seed)")
+            let ages = plan.forRoom.map { $0.lastUsed ?? .distantPast }
+            #expect(ages == ages.sorted(), "seed \(random.seed)")
+            if isFull { #expect(all.count == images.count { !$0.isInUse }, "seed \(random.seed)") }
+        }
+    }
+
+    // MARK: - Progress
+
+    @Test func aTransferIsAddedUpLayerByLayer() {
+        let meter = PullMeter()
+        func say(_ status: String, _ layer: String? = nil, _ current: Int64? = nil, _ total: Int64? = nil) {
+            meter.note(PullProgress(status: status, layerID: layer, currentBytes: current, totalBytes: total))
+        }
+        say("Pulling from library/a", "1.0")
+        say("Downloading", "a", 10, 100)
+        say("Downloading", "b", 50, 50)
+        say("Downloading", "a", 60, 100)
+        #expect(meter.progress == TransferProgress(doneBytes: 110, totalBytes: 150))
+        say("Download complete", "a")
+        say("Extracting", "a", 1, 400)
+        #expect(meter.progress == TransferProgress(doneBytes: 150, totalBytes: 150), "unpacking counts nothing anew")
+        for index in 0..<50 { say("line \(index)\u{1b}[31m") }
+        #expect(meter.lastLines.count == 5)
+        #expect(meter.lastLines.last == "line 49 [31m")
+    }
+
+    @Test func namesInTheInternalRegistryAreTheRows() throws {
+        let access = try RegistryAccess(url: "http://127.0.0.1:5000", username: "u", password: "hidden-word")
+        #expect(
+            access.internalName(of: "127.0.0.1:5000/snapshots/x@sha256:1")
+                == "registry.martlet.internal/snapshots/x@sha256:1"
+        )
+        #expect(access.internalName(of: "127.0.0.1:50001/x@sha256:1") == nil)
+        #expect(!"\(access)".contains("hidden"))
+        for bad in ["127.0.0.1:5000", "ftp://x", "http://", "http://a/b", "http://u:p@a"] {
+            #expect(throws: RunnerError.self, "\(bad)") { try RegistryAccess(url: bad, username: "", password: "") }
+        }
+    }
+}
+
+/// Random numbers that can be had again: the seed is printed by what fails, and taken from SEED.
+struct SeededRandom: RandomNumberGenerator {
+    let seed: UInt64
+    private var state: UInt64
+
+    static func fromEnvironment() -> SeededRandom {
+        SeededRandom(ProcessInfo.processInfo.environment["SEED"].flatMap(UInt64.init) ?? .random(in: 0 ... .max))
+    }
+
+    init(_ seed: UInt64) { (self.seed, state) = (seed, seed) }
+
+    /// SplitMix64.
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var word = state
+        word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+        return word ^ (word >> 31)
+    }
+}

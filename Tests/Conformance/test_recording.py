@@ -152,7 +152,6 @@ def test_the_organizations_default(api: httpx.Client, sandboxes: Sandboxes, busy
         body = {"snapshot": busybox, "labels": sandboxes.labels(), **more}
         answer = api.post("/sandbox", json=body)
         assert answer.status_code == 200, answer.text
-        sandboxes.remove([answer.json()["id"]])
         return answer.json()["recordTerminals"]
 
     assert api.post(f"{path}/true").json()["recordTerminals"] is True

@@ -191,7 +191,7 @@ struct IngressTests {
 
     @Test func aServerThatDoesNotAcceptIsGivenUpAndHoldsUpNobodyElse() async throws {
         var limits = IngressLimits()
-        limits.dialDeadline = .milliseconds(500)
+        limits.dialDeadline = .seconds(2)
         try await TestPath.with(ingressLimits: limits) { path in
             let namespace = try TestNamespace()
             let full = SandboxID.random()

@@ -45,8 +45,8 @@ final class ClientConnection: ChannelDuplexHandler {
 
     func enter(_ phase: Phase) {
         self.phase = phase
-        phaseSince = lane.now
-        lastMoved = lane.now
+        phaseSince = .now()
+        lastMoved = phaseSince
     }
 
     // MARK: Channel events
@@ -69,13 +69,13 @@ final class ClientConnection: ChannelDuplexHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
-        lastMoved = lane.now
+        lastMoved = .now()
         switch phase {
         case .raw: exchange?.tunnel?.send(bytes)
         case .lingering, .closed: break
         case .head, .waiting, .exchanging:
             if inbound.readableBytes == 0 {
-                if phase == .head { phaseSince = lane.now }
+                if phase == .head { phaseSince = .now() }
                 swap(&inbound, &bytes)
             } else {
                 inbound.writeBuffer(&bytes)
@@ -104,14 +104,14 @@ final class ClientConnection: ChannelDuplexHandler {
     }
 
     func resumeReading() {
-        lastMoved = lane.now
+        lastMoved = .now()
         guard readIsPending, wantsBytes else { return }
         readIsPending = false
         context?.read()
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
-        lastMoved = lane.now
+        lastMoved = .now()
         if context.channel.isWritable { exchange?.tunnel?.resumeReading() }
         context.fireChannelWritabilityChanged()
     }

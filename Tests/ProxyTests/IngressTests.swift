@@ -39,7 +39,7 @@ struct IngressTests {
         }
     }
 
-    private static func connect<Value: Sendable>(
+    static func connect<Value: Sendable>(
         _ path: TestPath,
         _ body: @Sendable (Wire) async throws -> Value
     ) async throws -> Value {

@@ -4,4 +4,5 @@
 #include "netns.h"
 #include "btrfs.h"
 #include "names.h"
+#include "handover.h"
 #endif

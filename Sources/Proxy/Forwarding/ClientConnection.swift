@@ -273,10 +273,10 @@ final class ClientConnection: ChannelDuplexHandler {
             }
         case .exchanging:
             refreshActivity(now: now)
-            if isStalled, lastMoved + limits.stallLimit <= now { cut() }
+            if isStalled && lastMoved + limits.stallLimit <= now || isForgotten(now: now) { cut() }
         case .raw:
             refreshActivity(now: now)
-            if !isWritable, lastMoved + limits.stallLimit <= now { cut() }
+            if !isWritable && lastMoved + limits.stallLimit <= now || isForgotten(now: now) { cut() }
         case .lingering:
             if phaseSince + limits.lingerDeadline <= now { context?.close(mode: .all, promise: nil) }
         case .closed: break
@@ -288,6 +288,13 @@ final class ClientConnection: ChannelDuplexHandler {
         guard isWritable else { return true }
         guard let exchange, !exchange.body.isComplete, !exchange.responseBegan else { return false }
         return exchange.tunnel?.isWritable ?? false
+    }
+
+    /// Whether nothing has moved through the tunnel for so long that nobody can be waiting any more.
+    private func isForgotten(now: NIODeadline) -> Bool {
+        guard let tunnel = exchange?.tunnel else { return false }
+        let limit = tunnel.isHalfClosed ? lane.limits.halfClosedIdleLimit : lane.limits.exchangeIdleLimit
+        return tunnel.lastMoved + limit <= now
     }
 
     private func refreshActivity(now: NIODeadline) {

@@ -14,10 +14,10 @@ struct IngressContext: Sendable {
     let log: Logger
 }
 
-/// Takes one CONNECT from a proxy and becomes a tunnel.
+/// Takes one CONNECT from a proxy and becomes a tunnel; or, over a Unix socket, gives the proxy the connection itself.
 ///
 ///     head ──complete, token good──▶ dialing ──connected──▶ (replaced by TunnelEnd)
-///      │                               │
+///      │                               │         └─────────▶ handedOver: open for as long as the proxy uses it
 ///      └──── malformed, late ────┬─────┘ refused
 ///                                ▼
 ///                             refused: one answer, then closed
@@ -27,16 +27,19 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     typealias OutboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
-    private enum Phase { case head, dialing, refused, tunnel }
+    private enum Phase { case head, dialing, refused, tunnel, handedOver }
 
     private let shared: IngressContext
+    private let handsOver: Bool
     private var phase = Phase.head
     private var received = ByteBuffer()
     private var readIsPending = false
     private var deadline: Scheduled<Void>?
 
-    init(shared: IngressContext) {
+    /// - Parameter handsOver: whether the channel is a Unix socket, over which what was dialled is handed over.
+    init(shared: IngressContext, handsOver: Bool = false) {
         self.shared = shared
+        self.handsOver = handsOver
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -52,7 +55,11 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
         received.writeBuffer(&bytes)
-        if phase == .head { parseHead(context: context) }
+        switch phase {
+        case .head: parseHead(context: context)
+        case .dialing, .refused, .tunnel: break
+        case .handedOver: context.close(mode: .all, promise: nil)  // There is nothing to say here any more.
+        }
     }
 
     /// Early bytes wait in the kernel while the sandbox is dialled.
@@ -112,7 +119,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     private func dial(_ request: ConnectRequest, context: ChannelHandlerContext) {
         phase = .dialing
         deadline?.cancel()
-        let (shared, loop) = (shared, context.eventLoop)
+        let (shared, loop, handsOver) = (shared, context.eventLoop, handsOver)
         context.channel.closeFuture.whenComplete { _ in shared.roster.release(request.sandbox) }
 
         let inner = TunnelEnd()
@@ -130,12 +137,15 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
                 on: loop
             ) { channel in
                 channel.eventLoop.makeCompletedFuture {
+                    // What is to be handed over is not read here: the first bytes are the proxy's.
+                    if handsOver { return try channel.handOverUnread() }
                     try channel.pipeline.syncOperations.addHandler(boundInner.value)
                 }
             }
         }
         connected.assumeIsolated().whenComplete { result in
             switch result {
+            case .success(let channel) where self.handsOver: self.handOver(channel, context: context)
             case .success(let channel): self.becomeTunnel(inner, channel, context: context)
             case .failure(let error): self.refuse(error as? IngressRefusal ?? .internal("\(error)"), context: context)
             }
@@ -154,7 +164,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         }
         TunnelEnd.join(outer, inner)
         superviseIdleness(of: outer, inner, context: context)
-        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: "HTTP/1.1 200 Connected\r\n\r\n")), promise: nil)
+        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: Self.connected)), promise: nil)
         if received.readableBytes > 0 {
             context.fireChannelRead(wrapInboundOut(received))
             context.fireChannelReadComplete()
@@ -162,6 +172,25 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         if readIsPending { context.read() }
         context.pipeline.syncOperations.removeHandler(self, promise: nil)
     }
+
+    /// Gives the proxy the connection to the sandbox. The tunnel stays booked until the proxy closes this channel.
+    private func handOver(_ channel: any Channel, context: ChannelHandlerContext) {
+        // The proxy's copy goes on.
+        defer { channel.close(mode: .all, promise: nil) }
+        guard context.channel.isActive else { return }
+        guard received.readableBytes == 0 else {
+            return refuse(.malformed("bytes follow the head where a connection is handed over"), context: context)
+        }
+        do {
+            try channel.sendDescriptor(over: context.channel, with: Self.connected)
+        } catch {
+            return refuse(.internal("the connection could not be handed over: \(error)"), context: context)
+        }
+        phase = .handedOver
+        if readIsPending { context.read() }
+    }
+
+    private static let connected = "HTTP/1.1 200 Connected\r\n\r\n"
 
     private func superviseIdleness(of outer: TunnelEnd, _ inner: TunnelEnd, context: ChannelHandlerContext) {
         let (limits, interval) = (shared.limits, min(shared.limits.halfClosedIdleLimit, .minutes(1)))

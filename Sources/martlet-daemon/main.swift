@@ -1,4 +1,4 @@
 import Toolbox
 
 // Everything is in `Toolbox`, where it is tested.
-await DaemonProgram.run()
+DaemonProgram.run()

@@ -21,6 +21,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef CLOSE_RANGE_CLOEXEC
@@ -288,6 +289,25 @@ static bool reap(struct keeper_state *state, int report) {
         state->leader_ended = true;
         send_report(report, MARTLET_REPORT_EXITED, status);
     }
+}
+
+bool martlet_end_descendants(int milliseconds) {
+    struct keeper_state state = {.leader_ended = true};
+    sigset_t children;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t deadline = now.tv_sec * 1000 + now.tv_nsec / 1000000 + milliseconds;
+    for (int pause = KILL_INTERVAL_MIN_MS; reap(&state, -1);) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (now.tv_sec * 1000 + now.tv_nsec / 1000000 >= deadline) return false;
+        kill_descendants(&state);
+        struct timespec time = {.tv_nsec = pause * 1000000};
+        sigtimedwait(&children, NULL, &time);
+        if (pause < KILL_INTERVAL_MAX_MS) pause *= 2;
+    }
+    return true;
 }
 
 static void obey(struct keeper_state *state, int control) {

@@ -107,6 +107,7 @@ def test_a_whole_life(client: Client, box: Any, shared: Any, project: str, langu
 
     def whole_project() -> bool:
         seen = client.wait(lsp.sandbox_symbols("feather"))
+        assert [s.name for s in client.wait(lsp.workspace_symbols("feather"))] == [s.name for s in seen]
         return any(s.name == "feather" and s.kind == FUNCTION and "/feather." in s.location.uri for s in seen)
 
     eventually(whole_project, 60, "the project's symbols")

@@ -90,6 +90,8 @@ def test_a_shell_with_its_size_directory_and_variables(client: Client, box: Any,
 
 def test_defaults(client: Client, box: Any, name: str) -> None:
     terminal = Terminal.create(client, box, name)
+    client.wait(terminal.handle.wait_for_connection())
+    assert terminal.handle.session_id == name
     terminal.type('stty size; echo "<$TERM>"; pwd\n')
     terminal.expect("24 80\r\n")
     terminal.expect("<xterm-256color>")

@@ -14,6 +14,9 @@ from Rig.waiting import eventually
 # The runner looks at its timers every few seconds; an operator's patience, not a measure.
 PATIENCE_SECONDS = 45
 
+# The clock of every sandbox of the runner is set, and all of its room asked for.
+pytestmark = pytest.mark.alone
+
 
 def age(database: Database, identifier: str, minutes: int) -> None:
     """Makes it look as if the last sign of use, the start and the last change of state were that long ago."""

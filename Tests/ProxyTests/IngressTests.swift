@@ -85,7 +85,7 @@ struct IngressTests {
                 (403, Ask(secret: Array(repeating: 0, count: 32))),
                 (403, Ask(lifetime: 0)),
                 (403, Ask(lifetime: -1)),
-                (403, Ask(lifetime: 61)),
+                (403, Ask(lifetime: 75)),
                 (403, Ask(signedSandbox: other)),
                 (403, Ask(signedPort: "2281")),
                 (403, Ask(signedEpoch: "2")),
@@ -186,6 +186,31 @@ struct IngressTests {
             }
             #expect(answer.status == 502)
             #expect(answer.body.contains("127.0.0.1:4444 in sandbox \(path.sandbox): Connection refused"))
+        }
+    }
+
+    /// A killed daemon is followed by another within moments.
+    @Test(arguments: [true, false])
+    func aDaemonThatDoesNotListenYetIsWaitedFor(follows: Bool) async throws {
+        var limits = IngressLimits()
+        limits.daemonPatience = follows ? .seconds(20) : .milliseconds(100)
+        try await TestPath.with(ingressLimits: limits) { path in
+            let namespace = try TestNamespace()
+            let empty = SandboxID.random()
+            path.sandboxes.targets.withLock { $0[empty] = (namespace.target, 1) }
+            let ask = Ask(authority: "\(empty):2280", signedSandbox: empty)
+            try await Self.connect(path) { wire in
+                try await wire.send(ask.head(path))
+                guard follows else {
+                    let answer = try await wire.readMessage()
+                    #expect(answer.status == 502 && answer.body.contains("127.0.0.1:2280"))
+                    return
+                }
+                try await Task.sleep(for: .milliseconds(50))  // usually enough for the first try to be refused
+                let listener = try namespace.listen(on: 2280)
+                defer { close(listener) }
+                #expect(Message(head: try await wire.readHead()).status == 200)
+            }
         }
     }
 

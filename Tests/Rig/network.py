@@ -1,7 +1,7 @@
 """The network as the runner sees it, and a stretch of "internet" that tests make for themselves.
 
 Everything happens in the network namespace of the runner (usually the machine's own). The far side is a namespace of
-our own behind a veth pair with addresses of TEST-NET-3 (203.0.113.0/24); nothing leaves the machine.
+our own behind a veth pair with four addresses of TEST-NET-3 (203.0.113.0/30; machines may use others); nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -132,12 +132,12 @@ class Outside:
         assert self._listener.stdout.readline() == b"ready\n", "the listener outside did not start"
         pid = str(self._listener.pid)
         host.run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", pid)
-        host.run("ip", "address", "add", f"{self.GATEWAY}/24", "dev", name)
+        host.run("ip", "address", "add", f"{self.GATEWAY}/30", "dev", name)
         host.run("ip", "link", "set", name, "up")
         inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip"]
         for command in (
             ["link", "set", "lo", "up"],
-            ["address", "add", f"{self.address}/24", "dev", "eth0"],
+            ["address", "add", f"{self.address}/30", "dev", "eth0"],
             ["link", "set", "eth0", "up"],
             ["route", "add", "default", "via", self.GATEWAY],
         ):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -56,14 +58,48 @@ def in_container(init: int) -> list[int]:
 
 
 def daemon_of(init: int) -> int:
-    """Host pid of the daemon in a container."""
+    """Host pid of the daemon in a container: not of its supervisor, which is the init, nor of a keeper."""
     for pid in in_container(init):
         try:
             if os.readlink(f"/proc/{pid}/exe").endswith("/martlet-daemon"):
-                return pid
+                if Path(f"/proc/{pid}/comm").read_text() == "martlet-daemon\n":
+                    return pid
         except OSError:
             continue
     raise AssertionError(f"no martlet-daemon runs in the container with init {init}")
+
+
+class Inside(NamedTuple):
+    """A process of a sandbox, numbered as in there."""
+
+    pid: int
+    parent: int
+    state: str
+    name: str
+
+
+def inside(init: int) -> list[Inside]:
+    """All processes of the container with that init, zombies too, seen without running anything in it."""
+    found = []
+    for entry in os.listdir(f"/proc/{init}/root/proc"):
+        try:
+            if entry.isdigit():
+                head, _, tail = Path(f"/proc/{init}/root/proc/{entry}/stat").read_text().rpartition(")")
+                found.append(Inside(int(entry), int(tail.split()[1]), tail.split()[0], head.partition("(")[2]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+    return sorted(found)
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """How many descriptors of each kind a process has: of files their names, of others their types."""
+    kinds: Counter[str] = Counter()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            kinds[re.sub(r":?\[\d+\]$", "", os.readlink(f"/proc/{pid}/fd/{entry}"))] += 1
+        except FileNotFoundError:
+            continue  # it was closed meanwhile
+    return kinds
 
 
 class MemoryWatch:

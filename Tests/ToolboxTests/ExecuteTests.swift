@@ -122,8 +122,7 @@ extension DaemonSuites {
                     try await daemon.execute("nohup sleep \(mark) >/dev/null 2>&1 & echo started").body.result
                         == "started\n"
                 )
-                try await Task.sleep(for: .milliseconds(100))
-                #expect(processes(holding: "sleep \(mark)").count == 1)
+                #expect(try await eventually { processes(holding: "sleep \(mark)").count == 1 })
                 #expect(daemon.daemon.processCount == 1)
             }
             #expect(processes(holding: mark) == [])

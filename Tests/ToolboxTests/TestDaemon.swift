@@ -136,7 +136,7 @@ func openDescriptors() -> Int {
 }
 
 /// Waits until a condition holds, at most for a few seconds.
-func eventually(_ limit: Duration = .seconds(5), _ condition: () async throws -> Bool) async throws -> Bool {
+func eventually(_ limit: Duration = .seconds(20), _ condition: () async throws -> Bool) async throws -> Bool {
     let deadline = ContinuousClock.now + limit
     while ContinuousClock.now < deadline {
         if try await condition() { return true }

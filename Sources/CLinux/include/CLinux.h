@@ -5,4 +5,5 @@
 #include "btrfs.h"
 #include "names.h"
 #include "handover.h"
+#include "supervisor.h"
 #endif

@@ -1,6 +1,7 @@
 #ifndef MARTLET_TOOLBOX_H
 #define MARTLET_TOOLBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -53,6 +54,10 @@ enum {
 /// It kills all of them when told so, and when `control` is closed because the daemon is gone.
 /// Returns the keeper's process id, or -errno. Safe to call from any thread.
 pid_t martlet_spawn(const struct martlet_spawn_request *request);
+
+/// Kills every descendant of this process and reaps what thereby becomes its child, for at most so long; false when some are
+/// left then. For the only thread of a process that reaps its descendants and blocks SIGCHLD.
+bool martlet_end_descendants(int milliseconds);
 
 /// Lets this process open so many descriptors, as far as its hard limit allows; the programs that it starts get the limit
 /// that was there before. To be called once, before any program is started.

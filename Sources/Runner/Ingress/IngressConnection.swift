@@ -122,33 +122,55 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         let (shared, loop, handsOver) = (shared, context.eventLoop, handsOver)
         context.channel.closeFuture.whenComplete { _ in shared.roster.release(request.sandbox) }
 
-        let inner = TunnelEnd()
-        let boundInner = NIOLoopBound(inner, eventLoop: loop)
         // The loop's task ends with the runner's answer, which has its own deadline; there is one for each new tunnel.
         let target = loop.makeFutureWithTask {
             try await shared.dialing.target(of: request.sandbox, epoch: request.epoch)
         }
-        let connected = target.flatMap { target in
-            shared.dialer.dial(
-                target,
-                of: request.sandbox,
-                port: request.port,
-                limits: shared.limits,
-                on: loop
-            ) { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    // What is to be handed over is not read here: the first bytes are the proxy's.
-                    if handsOver { return try channel.handOverUnread() }
-                    try channel.pipeline.syncOperations.addHandler(boundInner.value)
-                }
-            }
-        }
+        let patience = NIODeadline.now() + (request.port == DaemonProbe.port ? shared.limits.daemonPatience : .zero)
+        let connected = target.flatMap { Self.connect(shared, request, $0, handsOver, until: patience, on: loop) }
         connected.assumeIsolated().whenComplete { result in
             switch result {
-            case .success(let channel) where self.handsOver: self.handOver(channel, context: context)
-            case .success(let channel): self.becomeTunnel(inner, channel, context: context)
+            case .success(let end) where self.handsOver: self.handOver(end.value.channel, context: context)
+            case .success(let end): self.becomeTunnel(end.value.inner, end.value.channel, context: context)
             case .failure(let error): self.refuse(error as? IngressRefusal ?? .internal("\(error)"), context: context)
             }
+        }
+    }
+
+    private typealias InnerEnd = NIOLoopBound<(inner: TunnelEnd, channel: any Channel)>
+
+    /// A daemon that was killed is followed by another within moments, in which nothing listens on its port: who asks for it
+    /// then waits, rather than being told to start a server.
+    private static func connect(
+        _ shared: IngressContext,
+        _ request: ConnectRequest,
+        _ target: SandboxTarget,
+        _ handsOver: Bool,
+        until patience: NIODeadline,
+        on loop: any EventLoop
+    ) -> EventLoopFuture<InnerEnd> {
+        let inner = NIOLoopBound(TunnelEnd(), eventLoop: loop)
+        return shared.dialer.dial(
+            target,
+            of: request.sandbox,
+            port: request.port,
+            limits: shared.limits,
+            on: loop
+        ) { channel in
+            channel.eventLoop.makeCompletedFuture {
+                // What is to be handed over is not read here: the first bytes are the proxy's.
+                if handsOver { return try channel.handOverUnread() }
+                try channel.pipeline.syncOperations.addHandler(inner.value)
+            }
+        }.map { channel in
+            NIOLoopBound((inner: inner.value, channel: channel), eventLoop: loop)
+        }.flatMapError { error in
+            guard case IngressRefusal.refusedInside = error, .now() + shared.limits.daemonPause < patience else {
+                return loop.makeFailedFuture(error)
+            }
+            return loop.flatScheduleTask(in: shared.limits.daemonPause) {
+                connect(shared, request, target, handsOver, until: patience, on: loop)
+            }.futureResult
         }
     }
 

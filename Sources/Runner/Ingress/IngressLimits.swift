@@ -12,6 +12,9 @@ package struct IngressLimits: Sendable {
     package var headDeadline: TimeAmount = .seconds(10)
     /// From a valid CONNECT to a connection in the sandbox.
     package var dialDeadline: TimeAmount = .seconds(5)
+    /// How long a daemon that does not listen is waited for, and the time between two tries.
+    package var daemonPatience: TimeAmount = .seconds(2)
+    package var daemonPause: TimeAmount = .milliseconds(20)
     /// A tunnel over which nothing moved for this long is closed. Dead peers are found by TCP keep-alive, much sooner.
     package var idleLimit: TimeAmount = .hours(24)
     /// The same where one side has ended already: a server that never answers an end does not hold its tunnel for long.

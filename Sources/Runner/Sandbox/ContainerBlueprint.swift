@@ -46,6 +46,8 @@ extension ContainerBlueprint {
         var its = ContainerSpecification(image: image.id)
         its.user = sandbox.osUser
         its.env = environment(of: sandbox)
+        // The daemon's supervisor is process 1: it reaps, and no program of the sandbox can kill it.
+        its.usesInit = false
         its.entrypoint = [DaemonCopy.pathInSandbox] + argv(of: sandbox, image: image)
         its.hostname = String("\(sandbox.id)".prefix(8))
         its.binds = [BindMount(source: daemon.directory, target: DaemonCopy.mountPoint, isReadOnly: true)]
@@ -71,7 +73,7 @@ extension ContainerBlueprint {
     }
 
     private func environment(of sandbox: AssignedSandbox) -> [String] {
-        // No secret is here: Docker's init would show it in /proc/1/environ. The daemon is told its token after each start.
+        // No secret is here: /proc/1/environ would show it. The daemon is told its token after each start.
         let own = ["\(Self.reservedPrefix)SANDBOX_ID=\(sandbox.id)"]
         let users = sandbox.env.filter {
             !$0.key.hasPrefix(Self.reservedPrefix) && !$0.key.isEmpty && !$0.key.contains("=")

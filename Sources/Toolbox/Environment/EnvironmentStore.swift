@@ -44,6 +44,7 @@ package final class EnvironmentStore: Sendable {
             for name in unset { new[name] = nil }
             new.merge(set) { $1 }
             if !set.isEmpty { try Self.checkSize(new) }
+            Legacy.keep(environment: new)
             variables = new
         }
     }

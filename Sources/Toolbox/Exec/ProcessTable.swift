@@ -7,7 +7,11 @@ import Synchronization
 package final class ProcessTable: Sendable {
     private struct State {
         var trees: [ObjectIdentifier: ProcessTree] = [:]
+        /// How many programs are on their way into `trees`.
+        var launching = 0
         var closed = false
+
+        var isEmpty: Bool { trees.isEmpty && launching == 0 }
     }
 
     private let state = Mutex(State())
@@ -18,10 +22,20 @@ package final class ProcessTable: Sendable {
     /// Starts a program; the table knows it until its last descendant ended.
     /// - Throws: `LaunchFailure`, or 503 once the daemon is stopping.
     package func launch(_ program: ProgramSpecification, on loop: any EventLoop) async throws -> ProcessTree {
-        guard !state.withLock({ $0.closed }) else { throw Self.stopping }
-        let tree = try await launcher.launch(program, on: loop)
+        try state.withLock { state in
+            guard !state.closed else { throw Self.stopping }
+            state.launching += 1
+        }
+        let tree: ProcessTree
+        do {
+            tree = try await launcher.launch(program, on: loop)
+        } catch {
+            state.withLock { $0.launching -= 1 }
+            throw error
+        }
         let key = ObjectIdentifier(tree)
         let closed = state.withLock { state in
+            state.launching -= 1
             state.trees[key] = tree
             return state.closed
         }
@@ -32,6 +46,9 @@ package final class ProcessTable: Sendable {
 
     /// How many trees there are.
     package var count: Int { state.withLock { $0.trees.count } }
+
+    /// Whether programs are being ended because the daemon stops.
+    var isStopping: Bool { state.withLock { $0.closed } }
 
     /// Refuses new programs, asks all groups to end, kills what is left after `grace`.
     package func stop(grace: Duration) async {
@@ -49,10 +66,11 @@ package final class ProcessTable: Sendable {
         _ = await waitUntilEmpty(for: .seconds(2))
     }
 
-    /// Polls, because stopping happens once and the trees end within milliseconds as a rule.
+    /// Waits also for what was being launched when the table closed. Polls, because stopping happens once and the trees
+    /// end within milliseconds as a rule.
     private func waitUntilEmpty(for limit: Duration) async -> Bool {
         let deadline = ContinuousClock.now + limit
-        while count > 0 {
+        while !state.withLock({ $0.isEmpty }) {
             guard ContinuousClock.now < deadline, (try? await Task.sleep(for: .milliseconds(5))) != nil else {
                 return false
             }

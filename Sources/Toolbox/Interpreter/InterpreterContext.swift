@@ -165,9 +165,13 @@ package final class InterpreterContexts: Sendable {
             state.contexts.firstIndex { $0.id == id }.map { state.contexts.remove(at: $0) }
         }
         guard let context else {
-            throw ToolboxError(.notFound, "NOT_FOUND", "there is no interpreter context '\(id)'")
+            throw Self.unknown(id)
         }
         context.delete()
+    }
+
+    static func unknown(_ id: String) -> ToolboxError {
+        .unknown("there is no interpreter context '\(id)'", code: "NOT_FOUND")
     }
 
     private static let tooMany = ToolboxError(

@@ -54,8 +54,8 @@ struct InterpreterRoutes: Sendable {
             do {
                 let request = try ExecutionRequest(message)
                 guard let context = contexts.find(request.contextID) else {
-                    let reason = "there is no interpreter context '\(request.contextID ?? "")'"
-                    return await socket.close(CloseCode.policy, reason)
+                    let unknown = InterpreterContexts.unknown(request.contextID ?? "")
+                    return await socket.close(CloseCode.policy, unknown.message)
                 }
                 await converse(on: socket, Execution(request: request, context: context, socket: socket, loop: loop))
             } catch let error as ToolboxError {

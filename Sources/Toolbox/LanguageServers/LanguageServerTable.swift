@@ -52,6 +52,7 @@ package final class LanguageServerTable: Sendable {
             .badRequest,
             "LSP_SERVER_NOT_INITIALIZED",
             "no \(project.language.rawValue) language server runs for \(project.path); start it first"
+                + Legacy.explanation
         )
     }
 

@@ -6,9 +6,10 @@ import Synchronization
 /// sandbox, which can do by themselves whatever the daemon does for them.
 ///
 /// It comes with the runner's first `POST /init`, and is then in this process's memory only: in no file, and in no variable,
-/// which Docker's init would keep in /proc/1/environ. The first to say it is believed: until then no program of the sandbox
+/// which process 1 would keep in /proc/1/environ. The first to say it is believed: until then no program of the sandbox
 /// runs (the entrypoint waits for it), and who comes through the ingress has it from the sandbox's row. Were another one
-/// taken all the same, the runner would get 401 and the start would fail.
+/// taken all the same, the runner would get 401 and the start would fail. The daemon's supervisor keeps it for a daemon that
+/// follows (see `Legacy`): a program that comes after the old one has no chance to be the first.
 package final class AccessToken: Sendable {
     private let expected: Mutex<[UInt8]?>
     private let known: AsyncStream<Void>
@@ -35,6 +36,7 @@ package final class AccessToken: Sendable {
         guard !given.isEmpty else { throw Self.refusal }
         let isFirst = expected.withLock { expected in
             guard expected == nil else { return false }
+            Legacy.keep(given, as: .token)
             expected = given
             return true
         }

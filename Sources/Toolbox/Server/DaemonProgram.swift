@@ -11,6 +11,9 @@ package enum DaemonProgram {
     /// Longest that stopping may take: the programs' grace, killing, and answering their calls. Less than Docker's 10 s.
     private static let stopLimit = Duration.seconds(8)
 
+    /// Makes this process the supervisor of the daemon, in which alone this returns: see `martlet_supervise`.
+    package static func supervise() { martlet_supervise() }
+
     /// Runs the daemon until SIGTERM or SIGINT, then exits: 0 when asked to, 1 when it failed, 2 for a bad configuration.
     ///
     /// The main thread only waits. At an `await` there the runtime would end it by `pthread_exit`, for which a static program
@@ -30,7 +33,7 @@ package enum DaemonProgram {
         martlet_raise_descriptor_limit(UInt64(ServerLimit.descriptors))
         LoggingSystem.bootstrap { StandardErrorLog(label: $0) }
         let logger = Logger(label: "martlet-daemon")
-        let configuration: DaemonConfiguration
+        var configuration: DaemonConfiguration
         do {
             configuration = try DaemonConfiguration.read(
                 arguments: CommandLine.arguments,
@@ -38,7 +41,11 @@ package enum DaemonProgram {
             )
         } catch {
             logger.critical("cannot start", metadata: ["error": "\(error)"])
-            exit(2)
+            exit(CInt(MARTLET_DAEMON_MISCONFIGURED))
+        }
+        if let token = Legacy.find(.token) { configuration.token = String(decoding: token, as: UTF8.self) }
+        if Legacy.restarts > 0 {
+            logger.warning("the daemon runs again", metadata: ["daemon.restarts": "\(Legacy.restarts)"])
         }
         hideOwnEnvironment()
         _ = chdir(configuration.workingDirectory.path)

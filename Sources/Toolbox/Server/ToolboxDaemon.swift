@@ -148,7 +148,7 @@ package struct ToolboxDaemon: Service {
     /// and their calls are answered.
     /// - Throws: if the port cannot be listened on, or the server fails.
     package func run() async throws {
-        let environment = EnvironmentStore(configuration.environment)
+        let environment = EnvironmentStore(Legacy.environment ?? configuration.environment)
         let terminals = TerminalTable(
             processes: processes,
             environment: environment,
@@ -327,6 +327,7 @@ package struct ToolboxDaemon: Service {
 
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
         let metrics = SystemMetrics(controlGroup)
+        if let limit = Legacy.findNumber(.diskLimit) { metrics.setDiskLimit(limit) }
         let info = InfoRoutes(
             metrics: metrics,
             environment: environment,

@@ -35,6 +35,11 @@ package struct ToolboxError: Error, Sendable, Equatable {
         ToolboxError(.badRequest, "INVALID_FILE_PATH", message)
     }
 
+    /// 404 for what a call made earlier and this daemon does not know; says so if another daemon may have known it.
+    package static func unknown(_ message: String, code: String = "PROCESS_NOT_FOUND") -> ToolboxError {
+        ToolboxError(.notFound, code, message + Legacy.explanation)
+    }
+
     /// What a failed file operation means to the caller: 404 missing, 403 forbidden, 400 else.
     package static func file(_ number: CInt, _ action: String, _ path: String) -> ToolboxError {
         switch number {

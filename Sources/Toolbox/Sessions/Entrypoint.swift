@@ -7,6 +7,9 @@ import Synchronization
 import WebSockets
 
 /// The image's own program, run as a session beside the daemon. It may end; the sandbox goes on.
+///
+/// A daemon that was killed took it along, so the daemon that follows runs it again, and says so in its log: a server that the
+/// image brings is back. What had ended before stays ended.
 package final class Entrypoint: Sendable {
     static let sessionID = "entrypoint"
     private static let commandID = "entrypoint_command"
@@ -35,6 +38,11 @@ package final class Entrypoint: Sendable {
         logger: Logger
     ) async {
         guard let name = arguments.first else { return }
+        if let code = Legacy.findNumber(.entrypointEnd) {
+            note("its output was lost when the sandbox's daemon was restarted")
+            return end(code)
+        }
+        if Legacy.restarts > 0 { note("it runs again: the sandbox's daemon was restarted, which ended it") }
         do {
             let variables = environment.current
             let found = try await onBlockingThread {
@@ -50,7 +58,7 @@ package final class Entrypoint: Sendable {
             program.streams = .apart
             let tree = try await processes.launch(program, on: loop)
             tree.input?.close()
-            await follow(tree, logger)
+            await follow(tree, in: processes, logger)
             _ = try await tree.started.get()
         } catch let failure as LaunchFailure {
             fail(failure.reason, logger)
@@ -91,9 +99,9 @@ package final class Entrypoint: Sendable {
 
     /// Records both outputs to their ends. The program counts as ended when it has exited and they are at their ends, or soon
     /// after if something that it started holds them.
-    private func follow(_ tree: ProcessTree, _ logger: Logger) async {
+    private func follow(_ tree: ProcessTree, in processes: ProcessTable, _ logger: Logger) async {
         let drained = tree.exit.eventLoop.makePromise(of: Void.self)
-        async let end: Void = awaitEnd(of: tree, drained.futureResult, logger)
+        async let end: Void = awaitEnd(of: tree, in: processes, drained.futureResult, logger)
         async let errors: Void = record(tree.errors, as: .standardError)
         await record(tree.output, as: .standardOutput)
         await errors
@@ -101,8 +109,15 @@ package final class Entrypoint: Sendable {
         await end
     }
 
-    private func awaitEnd(of tree: ProcessTree, _ drained: EventLoopFuture<Void>, _ logger: Logger) async {
+    private func awaitEnd(
+        of tree: ProcessTree,
+        in processes: ProcessTable,
+        _ drained: EventLoopFuture<Void>,
+        _ logger: Logger
+    ) async {
         guard let exit = try? await tree.exit.get(), (try? await tree.started.get()) != nil else { return }
+        // An end that the daemon's own end is the cause of is no end of the program's.
+        if exit != .unknown, !processes.isStopping { Legacy.keep(exit.code, as: .entrypointEnd) }
         _ = await drained.isFulfilled(within: Self.drainLimit)
         end(exit.code)
         logger.info("entrypoint ended", metadata: ["exit.code": "\(exit.code)"])
@@ -115,6 +130,10 @@ package final class Entrypoint: Sendable {
     private func end(_ code: Int) {
         exitCode.withLock { $0 = code }
         log.finish()
+    }
+
+    private func note(_ text: String) {
+        log.append(.standardError, ByteBuffer(string: "martlet: \(text)\n"))
     }
 
     private func fail(_ reason: String, _ logger: Logger) {

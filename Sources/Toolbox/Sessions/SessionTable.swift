@@ -79,9 +79,7 @@ final class SessionTable: Sendable {
     }
 
     private static func unknown(_ id: String) -> ToolboxError {
-        ToolboxError(
-            .notFound,
-            "PROCESS_NOT_FOUND",
+        .unknown(
             "there is no session '\(id)': it was not created, was deleted, or ended with an earlier run of the sandbox; create it"
         )
     }

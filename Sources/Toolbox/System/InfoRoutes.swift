@@ -48,6 +48,7 @@ package struct InfoRoutes: Sendable {
         await call.drain()
         if let limit = call.request.headers[Self.diskLimitHeader].flatMap({ Int($0) }), limit > 0 {
             metrics.setDiskLimit(limit)
+            Legacy.keep(limit, as: .diskLimit)
         }
         return try jsonResponse(["message": "initialized", "version": daemonVersion])
     }

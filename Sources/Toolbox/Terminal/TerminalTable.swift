@@ -90,7 +90,7 @@ package final class TerminalTable: Sendable {
         try state.withLock { state in
             if let session = state.sessions[id] { return session }
             if state.ended.contains(id) { throw TerminalSession.gone(id) }
-            throw ToolboxError(.notFound, "PROCESS_NOT_FOUND", "no terminal '\(id)'; GET /process/pty lists them")
+            throw ToolboxError.unknown("no terminal '\(id)'; GET /process/pty lists them")
         }
     }
 

@@ -202,8 +202,8 @@ extension TestPath {
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     let arrival = try Wire.wrap(channel)
+                    // One that comes after the test's end still wants an owner that finishes it.
                     guard case .terminated = arriving.yield(arrival) else { return }
-                    // It came when its test was over already. NIO traps where a channel of this kind is just dropped.
                     Task { try? await arrival.executeThenClose { _, _ in } }
                 }
             }

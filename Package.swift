@@ -118,7 +118,7 @@ let targets: [Target] = [
     library(
         "Proxy",
         [
-            "Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL,
+            "CLinux", "Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL,
             .serviceLifecycle,
         ]
     ),

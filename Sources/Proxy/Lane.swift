@@ -20,8 +20,6 @@ final class Lane {
     let pool: TunnelPool
     let admission: Admission
     private(set) var isDraining = false
-    /// The time as of the last tick, for deadlines of seconds.
-    private(set) var now = NIODeadline.now()
     private var clients: [ObjectIdentifier: ClientConnection] = [:]
     private let requestPrefix: String
     private var requestCount: UInt64 = 0
@@ -56,7 +54,7 @@ final class Lane {
     func leave(_ client: ClientConnection) { clients.removeValue(forKey: ObjectIdentifier(client)) }
 
     private func tick() {
-        now = .now()
+        let now = NIODeadline.now()
         for client in Array(clients.values) { client.tick(now: now) }
         pool.sweep(now: now)
     }

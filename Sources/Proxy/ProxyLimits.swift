@@ -18,6 +18,13 @@ package struct ProxyLimits: Sendable {
     package var tunnelDeadline: TimeAmount = .seconds(10)
     /// How long an unused tunnel is kept; shorter than what the daemon keeps, so that it is not met closing.
     package var tunnelIdleLimit: TimeAmount = .seconds(15)
+    /// So many connections are asked for at a time of runners of this host, each by a thread; more tunnels go through TLS
+    /// meanwhile, and stay so. Enough for the connections that a client opens all at once.
+    package var handoversAtOnceLimit = 64
+    /// A tunnel in use over which nothing moved for this long is closed.
+    package var exchangeIdleLimit: TimeAmount = .hours(24)
+    /// The same where one side has ended already: a server that never answers an end does not hold its tunnel for long.
+    package var halfClosedIdleLimit: TimeAmount = .minutes(10)
     /// Tunnels to one sandbox, busy and idle, over all threads.
     package var tunnelsPerSandboxLimit = 512
     /// Receive buffer of a tunnel's socket. What is in it when the sandbox ends is read at once, whether it can be passed on

@@ -10,6 +10,8 @@ package struct ProxyConfiguration: Sendable {
     package var host: String
     /// 0 takes any free port.
     package var port: Int
+    /// Folder where this proxy meets runners of its own host (``HandoverSocket``); nil: all are reached through TLS.
+    package var handoverFolder: String?
     package var limits = ProxyLimits()
 
     package init(host: String, port: Int) {
@@ -27,6 +29,7 @@ package struct ProxyService: Service {
 
     private let listener: any Channel
     private let lanes: [NIOLoopBound<Lane>]
+    private let local: LocalIngress?
     private let shared: ProxyShared
 
     /// Listens; requests are answered once ``run()`` runs. Throws if the address is taken.
@@ -44,7 +47,8 @@ package struct ProxyService: Service {
             addresses: AddressCounts(),
             log: log
         )
-        let lanes = try await makeLanes(on: Array(group.makeIterator()), shared: shared)
+        let local = configuration.handoverFolder.map { LocalIngress(folder: $0, limits: limits) }
+        let lanes = try await makeLanes(on: Array(group.makeIterator()), local: local, shared: shared)
         let byLoop = Dictionary(uniqueKeysWithValues: lanes.map { (ObjectIdentifier($0.eventLoop), $0) })
         let listener = try await ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1024)
@@ -57,22 +61,33 @@ package struct ProxyService: Service {
             }
             .bind(host: configuration.host, port: configuration.port).get()
         guard let address = listener.localAddress else { throw ChannelError.unknownLocalAddress }
-        return ProxyService(address: address, listener: listener, lanes: lanes, shared: shared)
+        return ProxyService(address: address, listener: listener, lanes: lanes, local: local, shared: shared)
     }
 
-    private init(address: SocketAddress, listener: any Channel, lanes: [NIOLoopBound<Lane>], shared: ProxyShared) {
+    private init(
+        address: SocketAddress,
+        listener: any Channel,
+        lanes: [NIOLoopBound<Lane>],
+        local: LocalIngress?,
+        shared: ProxyShared
+    ) {
         self.address = address
         self.listener = listener
         self.lanes = lanes
+        self.local = local
         self.shared = shared
     }
 
-    private static func makeLanes(on loops: [any EventLoop], shared: ProxyShared) async throws -> [NIOLoopBound<Lane>] {
+    private static func makeLanes(
+        on loops: [any EventLoop],
+        local: LocalIngress?,
+        shared: ProxyShared
+    ) async throws -> [NIOLoopBound<Lane>] {
         let tls = try TunnelPool.tlsContext()
         var lanes: [NIOLoopBound<Lane>] = []
         for loop in loops {
             let lane = try await loop.submit {
-                let pool = TunnelPool(loop: loop, tls: tls, limits: shared.limits, share: loops.count)
+                let pool = TunnelPool(loop: loop, tls: tls, local: local, limits: shared.limits, share: loops.count)
                 let lane = Lane(shared: shared, pool: pool)
                 lane.start(on: loop)
                 return NIOLoopBound(lane, eventLoop: loop)
@@ -111,6 +126,7 @@ package struct ProxyService: Service {
             group.cancelAll()
         }
         await shared.activity.reportOnce()
+        await local?.close()
     }
 
     private func drain() async {

@@ -25,6 +25,8 @@ package struct RunnerConfiguration: Sendable {
     package var ingressPort = 7780
     /// `host:port` for proxies; nil for the listening address.
     package var ingressAdvertised: String?
+    /// Folder in which this runner meets the proxies of its own host, to hand connections over to them; nil for none.
+    package var handoverFolder: String?
 
     /// Network and bridge of the sandboxes.
     package var bridge = "martlet0"

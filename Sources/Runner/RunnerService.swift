@@ -116,8 +116,14 @@ package struct RunnerService: Service {
             logger: logger
         )
         let secret = try directory.secret()
+        var door = IngressConfiguration(
+            host: configuration.ingressHost,
+            port: configuration.ingressPort,
+            secret: secret
+        )
+        door.handoverFolder = configuration.handoverFolder
         let ingress = try await IngressServer.bind(
-            IngressConfiguration(host: configuration.ingressHost, port: configuration.ingressPort, secret: secret),
+            door,
             identity: try IngressIdentity.load(from: directory.path),
             dialing: table,
             log: logger

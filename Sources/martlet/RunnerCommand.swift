@@ -81,6 +81,9 @@ struct RunnerOptions: ParsableArguments {
     @Option(help: "The same as proxies see it, if that is another. [MARTLET_RUNNER_INGRESS_ADDRESS]")
     var ingressAddress: String?
 
+    @Option(help: ArgumentHelp(Settings.handoverHelp))
+    var handoverDir: String?
+
     @Option(help: "Network of the sandboxes' bridge. [MARTLET_RUNNER_SUBNET]")
     var subnet = Environment["MARTLET_RUNNER_SUBNET"] ?? "10.88.0.0/16"
 
@@ -118,6 +121,7 @@ struct RunnerOptions: ParsableArguments {
     private var chosenRegistry: String? { registryURL ?? Environment["MARTLET_REGISTRY_URL"] }
     private var chosenRegistryUsername: String? { registryUsername ?? Environment["MARTLET_REGISTRY_USERNAME"] }
     private var advertised: String? { ingressAddress ?? Environment["MARTLET_RUNNER_INGRESS_ADDRESS"] }
+    private var handoverFolder: String? { handoverDir ?? Environment[Settings.handoverVariable] }
     private var chosenRuntime: String? { runtime ?? Environment["MARTLET_RUNNER_RUNTIME"] }
 
     var lines: [SettingLine] {
@@ -131,6 +135,7 @@ struct RunnerOptions: ParsableArguments {
                 value: ingressListen.description
             ),
             SettingLine(flag: "--ingress-address", variable: "MARTLET_RUNNER_INGRESS_ADDRESS", value: advertised),
+            SettingLine(flag: "--handover-dir", variable: Settings.handoverVariable, value: handoverFolder),
             SettingLine(flag: "--subnet", variable: "MARTLET_RUNNER_SUBNET", value: subnet),
             SettingLine(flag: "--bridge", variable: "MARTLET_RUNNER_BRIDGE", value: bridge),
             SettingLine(flag: "--allow-private", variable: "MARTLET_RUNNER_ALLOW_PRIVATE", value: allowPrivate),
@@ -176,6 +181,7 @@ struct RunnerOptions: ParsableArguments {
             configuration.ingressHost = ingressListen.host
             configuration.ingressPort = ingressListen.port
             configuration.ingressAdvertised = advertised
+            configuration.handoverFolder = handoverFolder
             configuration.subnet = try IPv4Range(parsing: subnet)
             configuration.bridge = bridge
             configuration.allowedPrivateRanges = try list(allowPrivate).map { try IPv4Range(parsing: $0) }

@@ -16,6 +16,12 @@ enum Environment {
     }
 }
 
+/// What two commands share.
+enum Settings {
+    static let handoverVariable = "MARTLET_HANDOVER_DIR"
+    static let handoverHelp = "Folder where runner and proxies of one host meet; none otherwise. [\(handoverVariable)]"
+}
+
 /// One line of `--print-config`.
 struct SettingLine {
     let flag: String

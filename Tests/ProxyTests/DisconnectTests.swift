@@ -52,7 +52,6 @@ struct DisconnectTests {
             try await path.run { server in
                 _ = try await server.readMessage()
                 try await server.send(answer)
-                try await Task.sleep(for: .milliseconds(50))
                 server.finish()
                 _ = try? await server.readToEnd()
             } client: { client in
@@ -116,7 +115,8 @@ struct DisconnectTests {
         try await TestPath.with { path in
             try await path.run { server in
                 _ = try await server.readMessage()
-                try await server.send(answer)
+                // The proxy does not wait for the end of what it cannot accept.
+                try? await server.send(answer)
                 server.finish()
                 _ = try? await server.readToEnd()
             } client: { client in

@@ -39,7 +39,7 @@ struct IngressTests {
         }
     }
 
-    private static func connect<Value: Sendable>(
+    static func connect<Value: Sendable>(
         _ path: TestPath,
         _ body: @Sendable (Wire) async throws -> Value
     ) async throws -> Value {
@@ -216,7 +216,7 @@ struct IngressTests {
 
     @Test func aServerThatDoesNotAcceptIsGivenUpAndHoldsUpNobodyElse() async throws {
         var limits = IngressLimits()
-        limits.dialDeadline = .milliseconds(500)
+        limits.dialDeadline = .seconds(2)
         try await TestPath.with(ingressLimits: limits) { path in
             let namespace = try TestNamespace()
             let full = SandboxID.random()

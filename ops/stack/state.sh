@@ -9,6 +9,7 @@
 #   STATE/postgres, docker, registry   the parts, where they are ours
 #   STATE/run/*.pid        "PID STARTTIME" of each service
 #   STATE/log/*.log
+#   /run/martlet/<id>      where runner and proxy meet (MARTLET_HANDOVER_DIR)
 
 STACK=$MARTLET_ROOT/ops/stack
 SERVICES=(api runner proxy ssh-gateway)
@@ -29,6 +30,7 @@ need_state() {
 }
 
 service_pidfile() { echo "$STATE/run/$1.pid"; }
+handover_folder() { run_folder "$STATE"; }
 service_log() { echo "$STATE/log/$1.log"; }
 
 # query SQL: one value out of the database, as its owner. The text goes in by stdin: it may hold a password.

@@ -4,5 +4,6 @@
 #include "netns.h"
 #include "btrfs.h"
 #include "names.h"
+#include "handover.h"
 #include "supervisor.h"
 #endif

@@ -45,8 +45,8 @@ final class ClientConnection: ChannelDuplexHandler {
 
     func enter(_ phase: Phase) {
         self.phase = phase
-        phaseSince = lane.now
-        lastMoved = lane.now
+        phaseSince = .now()
+        lastMoved = phaseSince
     }
 
     // MARK: Channel events
@@ -69,13 +69,13 @@ final class ClientConnection: ChannelDuplexHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
-        lastMoved = lane.now
+        lastMoved = .now()
         switch phase {
         case .raw: exchange?.tunnel?.send(bytes)
         case .lingering, .closed: break
         case .head, .waiting, .exchanging:
             if inbound.readableBytes == 0 {
-                if phase == .head { phaseSince = lane.now }
+                if phase == .head { phaseSince = .now() }
                 swap(&inbound, &bytes)
             } else {
                 inbound.writeBuffer(&bytes)
@@ -104,14 +104,14 @@ final class ClientConnection: ChannelDuplexHandler {
     }
 
     func resumeReading() {
-        lastMoved = lane.now
+        lastMoved = .now()
         guard readIsPending, wantsBytes else { return }
         readIsPending = false
         context?.read()
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
-        lastMoved = lane.now
+        lastMoved = .now()
         if context.channel.isWritable { exchange?.tunnel?.resumeReading() }
         context.fireChannelWritabilityChanged()
     }
@@ -273,10 +273,10 @@ final class ClientConnection: ChannelDuplexHandler {
             }
         case .exchanging:
             refreshActivity(now: now)
-            if isStalled, lastMoved + limits.stallLimit <= now { cut() }
+            if isStalled && lastMoved + limits.stallLimit <= now || isForgotten(now: now) { cut() }
         case .raw:
             refreshActivity(now: now)
-            if !isWritable, lastMoved + limits.stallLimit <= now { cut() }
+            if !isWritable && lastMoved + limits.stallLimit <= now || isForgotten(now: now) { cut() }
         case .lingering:
             if phaseSince + limits.lingerDeadline <= now { context?.close(mode: .all, promise: nil) }
         case .closed: break
@@ -288,6 +288,13 @@ final class ClientConnection: ChannelDuplexHandler {
         guard isWritable else { return true }
         guard let exchange, !exchange.body.isComplete, !exchange.responseBegan else { return false }
         return exchange.tunnel?.isWritable ?? false
+    }
+
+    /// Whether nothing has moved through the tunnel for so long that nobody can be waiting any more.
+    private func isForgotten(now: NIODeadline) -> Bool {
+        guard let tunnel = exchange?.tunnel else { return false }
+        let limit = tunnel.isHalfClosed ? lane.limits.halfClosedIdleLimit : lane.limits.exchangeIdleLimit
+        return tunnel.lastMoved + limit <= now
     }
 
     private func refreshActivity(now: NIODeadline) {

@@ -1,5 +1,6 @@
 import Crypto
 import Domain
+import FoundationEssentials
 import NIOCore
 package import Store
 
@@ -33,8 +34,8 @@ package final class Destination: Sendable {
     }
 
     /// What CONNECT to `port` carries; good for 30 s at this runner, for this sandbox, port and epoch.
-    package func connectHead(port: Int, now: Int64) -> String {
-        let (id, expires) = (route.sandbox.description, now + 30)
+    package func connectHead(port: Int) -> String {
+        let (id, expires) = (route.sandbox.description, Int64(Date().timeIntervalSince1970) + 30)
         let message = Array("v1:\(id):\(port):\(route.epoch):\(expires)".utf8)
         let code = HMAC<SHA256>.authenticationCode(for: message, using: ingressKey)
         return "CONNECT \(id):\(port) HTTP/1.1\r\nHost: \(id):\(port)\r\nX-Martlet-Epoch: \(route.epoch)\r\n"

@@ -15,7 +15,7 @@ struct KeyHash: Hashable, Sendable {
 
     init(_ digest: SHA256Digest) {
         words = digest.withUnsafeBytes { $0.loadUnaligned(as: SIMD4<UInt64>.self) }
-        tag = KeyTag(of: digest)
+        tag = KeyTag(beginning: UInt64(bigEndian: words[0]))
     }
 
     /// A hash that finds what is kept under a tag, and is the same as none.

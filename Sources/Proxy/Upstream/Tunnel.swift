@@ -18,7 +18,8 @@ struct TunnelFailure: Error {
     var routeIsStale: Bool
 }
 
-/// One connection to a server in a sandbox: TLS to the runner's ingress, CONNECT, then HTTP/1.1.
+/// One connection to a server in a sandbox: TLS to the runner's ingress, CONNECT, then HTTP/1.1. Or the sandbox's own
+/// connection, where a runner of this host handed it over: then it is open from the start.
 ///
 ///     opening ──200──▶ idle ◀──response complete── body
 ///        │              │ begin                     ▲
@@ -38,11 +39,13 @@ final class Tunnel: ChannelDuplexHandler {
     /// Whether it has served a request already, so that its server may have closed it meanwhile.
     private(set) var wasUsed = false
     private(set) var idleSince = NIODeadline.now()
+    private(set) var lastMoved = NIODeadline.now()
 
     private let destination: Destination
     private let limits: ProxyLimits
     private let pool: TunnelPool
     private var opened: ((Result<Tunnel, TunnelFailure>) -> Void)?
+    private var lease: HandedOverSocket?
     private var context: ChannelHandlerContext?
     private var received = ByteBuffer()
     private var search = HeadSearch()
@@ -72,6 +75,11 @@ final class Tunnel: ChannelDuplexHandler {
     }
 
     var isWritable: Bool { context?.channel.isWritable ?? false }
+    /// One side has ended; in a raw tunnel the other may go on.
+    var isHalfClosed: Bool { inputEnded || outputEnded }
+
+    /// The channel will be this socket, whose runner counts the tunnel for as long as it is open.
+    func adopt(_ socket: HandedOverSocket) { lease = socket }
 
     // MARK: Used by the client connection
 
@@ -84,6 +92,7 @@ final class Tunnel: ChannelDuplexHandler {
     }
 
     func send(_ bytes: ByteBuffer) {
+        lastMoved = .now()
         context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
     }
 
@@ -117,13 +126,13 @@ final class Tunnel: ChannelDuplexHandler {
 
     /// TLS holds this back until its handshake, and with it the pin, is good.
     func channelActive(context: ChannelHandlerContext) {
-        let now = Int64(Date().timeIntervalSince1970)
-        send(ByteBuffer(string: destination.connectHead(port: key.port, now: now)))
+        if lease == nil { send(ByteBuffer(string: destination.connectHead(port: key.port))) } else { becomeOpen() }
         context.fireChannelActive()
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
+        lastMoved = .now()
         switch phase {
         case .body: pass(&bytes)
         case .raw: client?.write(bytes)
@@ -186,13 +195,17 @@ final class Tunnel: ChannelDuplexHandler {
             return refuse(.badGateway("the runner did not answer CONNECT with HTTP; is its ingress address right?"))
         }
         guard answer.status == 200 else { return refuse(Self.refusal(answer.status, received)) }
+        becomeOpen()
+    }
+
+    private func becomeOpen() {
         phase = .idle
         idleSince = .now()
         settle(.success(self))
     }
 
     /// The runner's message is passed on; which status the client gets is decided here.
-    private static func refusal(_ status: Int, _ body: ByteBuffer) -> ProxyRefusal {
+    static func refusal(_ status: Int, _ body: ByteBuffer) -> ProxyRefusal {
         struct Body: Decodable { var message: String }
         let message = (try? JSONDecoder().decode(Body.self, from: Data(body.readableBytesView)))?.message
         let text = message ?? "the runner refused the tunnel with status \(status)"
@@ -381,6 +394,7 @@ final class Tunnel: ChannelDuplexHandler {
         phase = .closed
         client = nil
         exchange = nil
+        lease = nil
         pool.forget(self)
     }
 }

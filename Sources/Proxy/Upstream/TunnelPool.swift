@@ -10,15 +10,17 @@ import Store
 package final class TunnelPool {
     private let loop: any EventLoop
     private let tls: NIOSSLContext
+    private let local: LocalIngress?
     private let limits: ProxyLimits
     private let perSandboxLimit: Int
     private var idle: [TunnelKey: [Tunnel]] = [:]
     private var open: [SandboxID: Int] = [:]
 
     /// - Parameter share: how many pools divide the limit of tunnels to one sandbox.
-    init(loop: any EventLoop, tls: NIOSSLContext, limits: ProxyLimits, share: Int) {
+    init(loop: any EventLoop, tls: NIOSSLContext, local: LocalIngress?, limits: ProxyLimits, share: Int) {
         self.loop = loop
         self.tls = tls
+        self.local = local
         self.limits = limits
         perSandboxLimit = max(1, limits.tunnelsPerSandboxLimit / share)
     }
@@ -71,15 +73,54 @@ package final class TunnelPool {
         }
         open[key.sandbox, default: 0] += 1
         let tunnel = Tunnel(key, to: destination, pool: self, limits: limits, opened: done)
-        connect(tunnel, to: ingress, fingerprint: destination.route.tlsFingerprint)
-    }
-
-    private func connect(_ tunnel: Tunnel, to ingress: (host: String, port: Int), fingerprint: String) {
-        let (tls, bound) = (tls, NIOLoopBound(tunnel, eventLoop: loop))
         let deadline = loop.assumeIsolated().scheduleTask(in: limits.tunnelDeadline) {
             guard tunnel.phase == .opening else { return }
             tunnel.refuse(.timeout("the runner did not open a tunnel in time; check that it is up and reachable"))
         }
+        let fingerprint = destination.route.tlsFingerprint
+        guard let asked = local?.ask(fingerprint, destination.connectHead(port: key.port), on: loop) else {
+            return connect(tunnel, to: ingress, fingerprint: fingerprint, deadline)
+        }
+        asked.assumeIsolated().whenComplete { result in
+            guard tunnel.phase == .opening else { return }
+            switch (try? result.get()) ?? .absent {
+            case .connected(let socket): self.adopt(socket, for: tunnel, deadline)
+            case .absent: self.connect(tunnel, to: ingress, fingerprint: fingerprint, deadline)
+            case .refused(let status, let body):
+                deadline.cancel()
+                tunnel.refuse(Tunnel.refusal(status, body))
+            }
+        }
+    }
+
+    /// The tunnel is the connection into the sandbox itself.
+    private func adopt(_ socket: HandedOverSocket, for tunnel: Tunnel, _ deadline: Scheduled<Void>) {
+        guard let descriptor = socket.take() else { return }
+        tunnel.adopt(socket)
+        let bound = NIOLoopBound(tunnel, eventLoop: loop)
+        ClientBootstrap(group: loop)
+            .channelOption(.allowRemoteHalfClosure, value: true)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(bound.value)
+                    channel.closeFuture.whenComplete { _ in deadline.cancel() }
+                }
+            }
+            .withConnectedSocket(descriptor)
+            .assumeIsolated()
+            .whenFailure { _ in
+                deadline.cancel()
+                tunnel.refuse(.unavailable("the connection that the runner handed over is lost; try again"))
+            }
+    }
+
+    private func connect(
+        _ tunnel: Tunnel,
+        to ingress: (host: String, port: Int),
+        fingerprint: String,
+        _ deadline: Scheduled<Void>
+    ) {
+        let (tls, bound) = (tls, NIOLoopBound(tunnel, eventLoop: loop))
         ClientBootstrap(group: loop)
             .connectTimeout(limits.tunnelDeadline)
             .channelOption(.allowRemoteHalfClosure, value: true)

@@ -15,10 +15,10 @@ struct IngressContext: Sendable {
     let log: Logger
 }
 
-/// Takes one CONNECT from a proxy and becomes a tunnel.
+/// Takes one CONNECT from a proxy and becomes a tunnel; or, over a Unix socket, gives the proxy the connection itself.
 ///
 ///     head ──complete, token good──▶ dialing ──connected──▶ (replaced by TunnelEnd)
-///      │                               │
+///      │                               │         └─────────▶ handedOver: open for as long as the proxy uses it
 ///      └──── malformed, late ────┬─────┘ refused
 ///                                ▼
 ///                             refused: one answer, then closed
@@ -28,16 +28,19 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     typealias OutboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
-    private enum Phase { case head, dialing, refused, tunnel }
+    private enum Phase { case head, dialing, refused, tunnel, handedOver }
 
     private let shared: IngressContext
+    private let handsOver: Bool
     private var phase = Phase.head
     private var received = ByteBuffer()
     private var readIsPending = false
     private var deadline: Scheduled<Void>?
 
-    init(shared: IngressContext) {
+    /// - Parameter handsOver: whether the channel is a Unix socket, over which what was dialled is handed over.
+    init(shared: IngressContext, handsOver: Bool = false) {
         self.shared = shared
+        self.handsOver = handsOver
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -53,7 +56,11 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
         received.writeBuffer(&bytes)
-        if phase == .head { parseHead(context: context) }
+        switch phase {
+        case .head: parseHead(context: context)
+        case .dialing, .refused, .tunnel: break
+        case .handedOver: context.close(mode: .all, promise: nil)  // There is nothing to say here any more.
+        }
     }
 
     /// Early bytes wait in the kernel while the sandbox is dialled.
@@ -113,7 +120,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
     private func dial(_ request: ConnectRequest, context: ChannelHandlerContext) {
         phase = .dialing
         deadline?.cancel()
-        let (shared, loop) = (shared, context.eventLoop)
+        let (shared, loop, handsOver) = (shared, context.eventLoop, handsOver)
         context.channel.closeFuture.whenComplete { _ in shared.roster.release(request.sandbox) }
 
         // The loop's task ends with the runner's answer, which has its own deadline; there is one for each new tunnel.
@@ -121,9 +128,10 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
             try await shared.dialing.target(of: request.sandbox, epoch: request.epoch)
         }
         let patience = NIODeadline.now() + (request.port == DaemonProbe.port ? shared.limits.daemonPatience : .zero)
-        let connected = target.flatMap { Self.connect(shared, request, $0, until: patience, on: loop) }
+        let connected = target.flatMap { Self.connect(shared, request, $0, handsOver, until: patience, on: loop) }
         connected.assumeIsolated().whenComplete { result in
             switch result {
+            case .success(let end) where self.handsOver: self.handOver(end.value.channel, context: context)
             case .success(let end): self.becomeTunnel(end.value.inner, end.value.channel, context: context)
             case .failure(let error): self.refuse(error as? IngressRefusal ?? .internal("\(error)"), context: context)
             }
@@ -138,6 +146,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         _ shared: IngressContext,
         _ request: ConnectRequest,
         _ target: SandboxTarget,
+        _ handsOver: Bool,
         until patience: NIODeadline,
         on loop: any EventLoop
     ) -> EventLoopFuture<InnerEnd> {
@@ -150,6 +159,8 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
             on: loop
         ) { channel in
             channel.eventLoop.makeCompletedFuture {
+                // What is to be handed over is not read here: the first bytes are the proxy's.
+                if handsOver { return try channel.handOverUnread() }
                 try channel.pipeline.syncOperations.addHandler(inner.value)
             }
         }.map { channel in
@@ -159,7 +170,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
                 return loop.makeFailedFuture(error)
             }
             return loop.flatScheduleTask(in: shared.limits.daemonPause) {
-                connect(shared, request, target, until: patience, on: loop)
+                connect(shared, request, target, handsOver, until: patience, on: loop)
             }.futureResult
         }
     }
@@ -176,7 +187,7 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         }
         TunnelEnd.join(outer, inner)
         superviseIdleness(of: outer, inner, context: context)
-        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: "HTTP/1.1 200 Connected\r\n\r\n")), promise: nil)
+        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: Self.connected)), promise: nil)
         if received.readableBytes > 0 {
             context.fireChannelRead(wrapInboundOut(received))
             context.fireChannelReadComplete()
@@ -184,6 +195,25 @@ final class IngressConnection: ChannelDuplexHandler, RemovableChannelHandler {
         if readIsPending { context.read() }
         context.pipeline.syncOperations.removeHandler(self, promise: nil)
     }
+
+    /// Gives the proxy the connection to the sandbox. The tunnel stays booked until the proxy closes this channel.
+    private func handOver(_ channel: any Channel, context: ChannelHandlerContext) {
+        // The proxy's copy goes on.
+        defer { channel.close(mode: .all, promise: nil) }
+        guard context.channel.isActive else { return }
+        guard received.readableBytes == 0 else {
+            return refuse(.malformed("bytes follow the head where a connection is handed over"), context: context)
+        }
+        do {
+            try channel.sendDescriptor(over: context.channel, with: Self.connected)
+        } catch {
+            return refuse(.internal("the connection could not be handed over: \(error)"), context: context)
+        }
+        phase = .handedOver
+        if readIsPending { context.read() }
+    }
+
+    private static let connected = "HTTP/1.1 200 Connected\r\n\r\n"
 
     private func superviseIdleness(of outer: TunnelEnd, _ inner: TunnelEnd, context: ChannelHandlerContext) {
         let (limits, interval) = (shared.limits, min(shared.limits.halfClosedIdleLimit, .minutes(1)))

@@ -130,8 +130,7 @@ private final class TunnelOpening: ChannelDuplexHandler, RemovableChannelHandler
 
     /// TLS holds this back until its handshake, and with it the pin, is good.
     func channelActive(context: ChannelHandlerContext) {
-        let now = Int64(Date().timeIntervalSince1970)
-        let head = ByteBuffer(string: destination.connectHead(port: port, now: now))
+        let head = ByteBuffer(string: destination.connectHead(port: port))
         context.writeAndFlush(wrapOutboundOut(head), promise: nil)
         context.fireChannelActive()
     }

@@ -72,6 +72,9 @@ package struct KeyTag: Sendable, Hashable {
         self.value = value
     }
 
+    /// The tag of a hash that begins with these eight bytes, the first of them the highest.
+    package init(beginning value: UInt64) { self.value = value }
+
     /// The tag of a hash, which has eight bytes at least.
     package init(of hash: some Sequence<UInt8>) {
         value = hash.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }

@@ -18,6 +18,8 @@ struct TestPath: Sendable {
     let proxy: SocketAddress
     let ingress: SocketAddress
     let fingerprint: String
+    /// Where the runner would hand connections over.
+    let handoverSocket: String
     let routes: TestRoutes
     let sandboxes: TestSandboxes
     let sandbox: SandboxID
@@ -91,16 +93,22 @@ final class TestSandboxes: SandboxDialing {
 }
 
 extension TestPath {
+    /// Whether proxy and runner meet at a Unix socket.
+    enum Handover { case none, offered, soughtInVain }
+
     /// Builds everything, runs `body`, and takes it down.
     static func with(
         proxyLimits: ProxyLimits = ProxyLimits(),
         ingressLimits: IngressLimits = IngressLimits(),
+        handover: Handover = .none,
         backlog: Int32 = 512,
         _ body: @Sendable (TestPath) async throws -> Void
     ) async throws {
         let directory = FileManager.default.temporaryDirectory.appending(path: "martlet-proxy-\(UUID())").path
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: directory) }
+        // A socket's path has 107 bytes at most, so not below a temporary folder of any length.
+        let meetingPlace = "/tmp/martlet-\(UInt32.random(in: .min ... .max))"
+        defer { for folder in [directory, meetingPlace] { try? FileManager.default.removeItem(atPath: folder) } }
         let namespace = try TestNamespace()
         let (server, arrivals, arriving) = try await listen(in: namespace, backlog: backlog)
 
@@ -108,6 +116,7 @@ extension TestPath {
         let secret = (0..<32).map { _ in UInt8.random(in: .min ... .max) }
         var ingressConfiguration = IngressConfiguration(host: "127.0.0.1", port: 0, secret: secret)
         ingressConfiguration.limits = ingressLimits
+        ingressConfiguration.handoverFolder = handover == .offered ? meetingPlace : nil
         let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         let ingress = try await IngressServer.bind(
             ingressConfiguration,
@@ -118,12 +127,14 @@ extension TestPath {
         let routes = TestRoutes()
         var proxyConfiguration = ProxyConfiguration(host: "127.0.0.1", port: 0)
         proxyConfiguration.limits = proxyLimits
+        proxyConfiguration.handoverFolder = handover == .none ? nil : meetingPlace
         let proxy = try await ProxyService.bind(proxyConfiguration, source: routes, log: log)
 
         let path = TestPath(
             proxy: proxy.address,
             ingress: ingress.address,
             fingerprint: ingress.fingerprint,
+            handoverSocket: HandoverSocket.path(in: meetingPlace, fingerprint: ingress.fingerprint),
             routes: routes,
             sandboxes: sandboxes,
             sandbox: .random(),

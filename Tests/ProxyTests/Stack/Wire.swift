@@ -1,6 +1,7 @@
 import NIOCore
 import NIOPosix
 import Synchronization
+import Testing
 
 #if canImport(Glibc)
     import Glibc
@@ -98,6 +99,14 @@ final class Wire {
     func answer(_ body: String = "ok", status: String = "200 OK", extra: String = "") async throws {
         try await send("HTTP/1.1 \(status)\r\n\(extra)Content-Length: \(body.utf8.count)\r\n\r\n\(body)")
     }
+}
+
+/// Said by one side of a test and awaited by the other.
+final class Signal: Sendable {
+    private let isGiven = Mutex(false)
+
+    func give() { isGiven.withLock { $0 = true } }
+    func wait() async throws { try await eventually("signal") { isGiven.withLock { $0 } } }
 }
 
 /// A head taken apart without strictness, and its body.

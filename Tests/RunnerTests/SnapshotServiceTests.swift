@@ -56,7 +56,9 @@ import Testing
                         "SELECT FROM runner_image WHERE image = \(image.description)"
                     ) != nil
                 }
-                #expect(try await host.database.owner.queryFirst("SELECT FROM runner_pull") == nil)
+                try await host.eventually("the fetching is over") {
+                    try await host.database.owner.queryFirst("SELECT FROM runner_pull") == nil
+                }
             }
         }
     }

@@ -115,6 +115,7 @@ def test_a_killed_terminal(tidy: Any, init: int) -> None:
         eventually(lambda: sleepers(init) == before + 3, SETTLE_SECONDS, "the strays to run")
         terminal.kill()
         terminal.disconnect()
+        eventually(lambda: sleepers(init) == before, SETTLE_SECONDS, "what it ran to be gone")
 
     check(init, action)
 

@@ -32,6 +32,7 @@ static const size_t capacity[MARTLET_LEGACY_ITEMS] = {
     [MARTLET_LEGACY_ENVIRONMENT] = 4 << 20, // twice what the kernel starts a program with; only what is used costs memory
     [MARTLET_LEGACY_DISK_LIMIT] = 32,
     [MARTLET_LEGACY_ENTRYPOINT_END] = 32,
+    [MARTLET_LEGACY_RECORDING] = 32,
 };
 
 // Shared by the supervisor and its daemons, and by no program: execve ends a mapping. It is in no file.

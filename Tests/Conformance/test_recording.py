@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import subprocess
 import termios
 import uuid
@@ -17,7 +18,9 @@ import pytest
 from daytona import PtySize
 
 from Rig import wire
+from Rig.engine import Engine
 from Rig.environment import Environment
+from Rig.processes import daemon_of
 from Rig.sandboxes import Client, Sandboxes
 from Rig.terminals import WAIT_SECONDS, Terminal
 from Rig.waiting import eventually
@@ -185,6 +188,33 @@ def test_recordings_outlive_a_restart(
         check_error(toolbox.get(f"{PATH}/{kept['id']}/download"), 404, kept["id"])
         assert toolbox.get(PATH).json()["recordings"] == []
     sandboxes.remove([box.id])
+
+
+def test_a_killed_daemon_is_followed_by_one_that_records(
+    sync_client: Client, shared: Any, toolbox: httpx.Client, recorded: None, engine: Engine, tmp_path: Path
+) -> None:
+    name = f"killed-{uuid.uuid4().hex[:8]}"
+    terminal = Terminal.create(sync_client, shared, name)
+    terminal.type("echo be''fore\n")
+    terminal.expect("before\r\n")
+    [made] = recordings_of(toolbox, name)
+    path = f"{PATH}/{made['id']}/download"
+    eventually(lambda: b"before" in toolbox.get(path).content, WAIT_SECONDS, "the output on the disk")
+    init = int(engine.container(shared.id)["State"]["Pid"])
+    daemon = daemon_of(init)
+    os.kill(daemon, signal.SIGKILL)
+
+    def is_back() -> bool:
+        try:
+            return daemon_of(init) != daemon and toolbox.get(PATH).status_code == 200
+        except AssertionError:
+            return False
+
+    eventually(is_back, WAIT_SECONDS, "another daemon")
+    assert toolbox.get(PATH).json()["recordsTerminals"] is True
+    [kept] = recordings_of(toolbox, name)
+    assert kept["id"] == made["id"] and not kept["active"] and "interrupted" in kept["endReason"]
+    assert b"before\r\n" in asciinema(tmp_path, toolbox.get(path).content, "cat")
 
 
 def test_what_is_no_recording_is_refused(api: httpx.Client, toolbox: httpx.Client, shared: Any) -> None:

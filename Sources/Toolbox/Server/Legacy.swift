@@ -13,6 +13,8 @@ enum Legacy {
         case diskLimit
         /// The exit code of the image's own program once that has ended, as decimal digits.
         case entrypointEnd
+        /// Whether terminals are recorded: 1 or 0.
+        case recording
 
         fileprivate var number: martlet_legacy_item {
             switch self {
@@ -20,6 +22,7 @@ enum Legacy {
             case .environment: MARTLET_LEGACY_ENVIRONMENT
             case .diskLimit: MARTLET_LEGACY_DISK_LIMIT
             case .entrypointEnd: MARTLET_LEGACY_ENTRYPOINT_END
+            case .recording: MARTLET_LEGACY_RECORDING
             }
         }
     }

@@ -345,6 +345,7 @@ package struct ToolboxDaemon: Service {
     private func addInfoRoutes(to routes: inout RouteMap, _ environment: EnvironmentStore) {
         let metrics = SystemMetrics(controlGroup)
         if let limit = Legacy.findNumber(.diskLimit) { metrics.setDiskLimit(limit) }
+        if let records = Legacy.findNumber(.recording) { recordings.isOn = records == 1 }
         let info = InfoRoutes(
             metrics: metrics,
             recordings: recordings,

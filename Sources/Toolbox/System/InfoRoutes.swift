@@ -55,7 +55,10 @@ package struct InfoRoutes: Sendable {
             metrics.setDiskLimit(limit)
             Legacy.keep(limit, as: .diskLimit)
         }
-        if let records = call.request.headers[Self.recordingHeader].flatMap({ Bool($0) }) { recordings.isOn = records }
+        if let records = call.request.headers[Self.recordingHeader].flatMap({ Bool($0) }) {
+            recordings.isOn = records
+            Legacy.keep(records ? 1 : 0, as: .recording)
+        }
         return try jsonResponse(["message": "initialized", "version": daemonVersion])
     }
 }

@@ -118,8 +118,8 @@ let targets: [Target] = [
     library(
         "Proxy",
         [
-            "CLinux", "Domain", "Store", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix, .nioSSL,
-            .serviceLifecycle,
+            "CLinux", "Domain", "Store", "Tunnels", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix,
+            .nioSSL, .serviceLifecycle,
         ]
     ),
     library(

@@ -1,6 +1,7 @@
 import Domain
 import Logging
 import NIOCore
+import Tunnels
 
 #if canImport(Glibc)
     import Glibc

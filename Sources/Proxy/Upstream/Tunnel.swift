@@ -3,6 +3,7 @@ import FoundationEssentials
 import Logging
 import NIOCore
 import NIOSSL
+import Tunnels
 
 /// What makes two tunnels interchangeable.
 struct TunnelKey: Hashable {

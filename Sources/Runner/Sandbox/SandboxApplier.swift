@@ -10,7 +10,7 @@ struct SandboxApplier: Sendable {
     let parts: RunnerParts
 
     /// What the actions of a pass learn for those after them.
-    private struct Findings {
+    struct Findings {
         var image: ImageInspection?
         var containerID: String?
         var container: ContainerInspection?
@@ -105,7 +105,7 @@ struct SandboxApplier: Sendable {
 
     // MARK: - Rows
 
-    private func report(_ report: SandboxReport, _ desired: AssignedSandbox) async throws {
+    func report(_ report: SandboxReport, _ desired: AssignedSandbox) async throws {
         guard try await parts.queries.report(report, of: desired.id, epoch: desired.epoch) else {
             throw RunnerError(.fenced, "sandbox \(desired.id) is not held under epoch \(desired.epoch) any more")
         }
@@ -169,80 +169,7 @@ struct SandboxApplier: Sendable {
         parts.forget(desired.id)
     }
 
-    // MARK: - Image and rules
-
-    private func ensureImage(_ desired: AssignedSandbox) async throws -> Findings {
-        do {
-            return Findings(image: try await parts.engine.inspectImage(try reference(of: desired.image)))
-        } catch let error as DockerError where error.kind == .notFound {
-            guard !desired.image.hasPrefix("sha256:") else {
-                throw RunnerError(
-                    .noImage,
-                    "the image \(desired.image) is not on this host, and an image id cannot be pulled; use a name with a registry"
-                )
-            }
-            try await fetch(desired)
-            try await reportPulling(desired)
-            throw PullUnderway()
-        }
-    }
-
-    /// As the engine knows the image.
-    private func reference(of image: String) throws -> String {
-        guard let made = InternalImage(image) else { return image }
-        guard let registry = parts.registry else {
-            throw RunnerError(
-                .noImage,
-                "the image is in Martlet's registry, and this runner has none: set MARTLET_REGISTRY_URL (the operator), and start again"
-            )
-        }
-        return registry.reference(of: made)
-    }
-
-    private func fetch(_ desired: AssignedSandbox) async throws {
-        do {
-            try parts.puller.fetch(desired.image, for: desired.id)
-        } catch let error as DockerError {
-            if let made = InternalImage(desired.image) { throw try await loss(of: made, error) }
-            guard error.kind == .notFound || error.kind == .badRequest else { throw error }
-            throw RunnerError(
-                .noImage,
-                "the image \(desired.image) is not on this host and cannot be pulled: \(error.message); correct its name, or log in to its registry"
-            )
-        }
-    }
-
-    /// What it means that an image of the internal registry could not be pulled. One that is gone there is made anew.
-    private func loss(of image: InternalImage, _ error: DockerError) async throws -> any Error {
-        switch error.kind {
-        case .noSpace, .unavailable, .timeout: return error
-        case .notFound:
-            let snapshots = try await parts.queries.reportLost(image)
-            parts.logger.error(
-                "an image is gone from the registry",
-                metadata: ["image.name": "\(image)", "snapshot.count": "\(snapshots)", "error": "\(error)"]
-            )
-            return RunnerError(
-                .imageLost,
-                snapshots > 0
-                    ? "the image \(image) is gone from Martlet's registry; its snapshot is made anew: start the sandbox again when that is active"
-                    : "the image \(image) is gone from Martlet's registry: activate its snapshot, and start the sandbox again when that is active"
-            )
-        case .conflict, .badRequest, .server:
-            return RunnerError(.registryAway, "Martlet's registry does not give the image \(image): \(error.message)")
-        }
-    }
-
-    private func reportPulling(_ desired: AssignedSandbox) async throws {
-        guard desired.reported.state != .pullingSnapshot else { return }
-        if !desired.reported.state.mayBecome(.pullingSnapshot) {
-            try await report(
-                SandboxReport(desired.reported.state.mayBecome(.creating) ? .creating : .starting),
-                desired
-            )
-        }
-        try await report(SandboxReport(.pullingSnapshot), desired)
-    }
+    // MARK: - Rules
 
     private func installRules(_ desired: AssignedSandbox) async throws {
         let key = PlacementKey(desired.id, epoch: desired.epoch)
@@ -387,94 +314,12 @@ struct SandboxApplier: Sendable {
         throw RunnerError(.changedMeanwhile, "container \(id) is still being removed after \(Self.removalDeadline)")
     }
 
-    // MARK: - Daemon
-
-    private func inspect(_ desired: AssignedSandbox) async throws -> ContainerInspection {
+    func inspect(_ desired: AssignedSandbox) async throws -> ContainerInspection {
         let observer = SandboxObserver(parts: parts)
         guard let found = try await observer.inspect(PlacementKey(desired.id, epoch: desired.epoch)) else {
             throw RunnerError(.changedMeanwhile, "the container of sandbox \(desired.id) disappeared")
         }
         return found
-    }
-
-    private static let firstPollInterval: Duration = .milliseconds(4)
-    private static let pollIntervalLimit: Duration = .milliseconds(50)
-    private static let pollsBetweenLooks = 10
-
-    /// The daemon answers when this returns. Throws `endedWhileStarting` when the container ended, `daemonSilent` at the deadline.
-    private func awaitDaemon(_ desired: AssignedSandbox) async throws -> Findings {
-        let deadline = ContinuousClock.now + parts.pace.daemonDeadline
-        var interval = Self.firstPollInterval
-        var container = try await inspectRunning(desired)
-        var polls = 0
-        while true {
-            do {
-                let version = try await ask(desired, container)
-                let told = desired.recordsTerminals
-                return Findings(container: container, daemonVersion: version, recordsTerminals: told)
-            } catch {
-                try Task.checkCancellation()
-                guard ContinuousClock.now < deadline else { throw await silence(desired, container, error) }
-            }
-            try await Task.sleep(for: interval)
-            interval = min(interval * 2, Self.pollIntervalLimit)
-            polls += 1
-            if polls % Self.pollsBetweenLooks == 0 { container = try await inspectRunning(desired) }
-        }
-    }
-
-    /// One attempt, which may fail: what runs is not to be ended for a setting. The row shows that it was not told, so that the
-    /// next survey tries again.
-    private func tellDaemon(_ desired: AssignedSandbox) async throws -> Findings {
-        let container = try await inspectRunning(desired)
-        var learned = Findings(container: container)
-        do {
-            learned.daemonVersion = try await ask(desired, container)
-            learned.recordsTerminals = desired.recordsTerminals
-        } catch {
-            try Task.checkCancellation()
-            parts.logger.warning(
-                "the sandbox's daemon was not told its settings",
-                metadata: ["sandbox.id": "\(desired.id)", "error": "\(error)"]
-            )
-        }
-        return learned
-    }
-
-    private func ask(_ desired: AssignedSandbox, _ container: ContainerInspection) async throws -> String {
-        guard let target = container.target else { throw RunnerError(.daemonSilent, "the container has no process") }
-        return try await parts.probe.greet(
-            desired.id,
-            at: target,
-            DaemonGreeting(
-                token: desired.toolboxToken,
-                diskBytes: await parts.diskBytes(of: container),
-                recordsTerminals: desired.recordsTerminals
-            )
-        )
-    }
-
-    private func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {
-        let found = try await inspect(desired)
-        if let run = found.run { parts.crashes.noteRun(run, of: desired.id) }
-        guard found.state.status == .running else {
-            throw RunnerError(
-                .endedWhileStarting,
-                "container \(found.id) is \(found.state.status.rawValue), exit code \(found.state.exitCode)"
-            )
-        }
-        return found
-    }
-
-    private func silence(_ desired: AssignedSandbox, _ container: ContainerInspection, _ last: any Error) async
-        -> RunnerError
-    {
-        let tail = await SandboxObserver(parts: parts).logTail(container.id)
-        return RunnerError(
-            .daemonSilent,
-            "the sandbox's daemon did not answer within \(parts.pace.daemonDeadline.components.seconds) s of its start: \(last)\(tail); "
-                + "look whether the image's entrypoint takes port \(DaemonProbe.port), then start it again"
-        )
     }
 }
 

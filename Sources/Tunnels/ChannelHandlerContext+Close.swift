@@ -1,4 +1,4 @@
-import NIOCore
+package import NIOCore
 import NIOPosix
 import NIOSSL
 
@@ -10,7 +10,7 @@ extension ChannelHandlerContext {
     /// Closes once all that was written is with the kernel.
     ///
     /// Closing at once would throw away what is still queued where the other direction has ended already.
-    func closeAfterWrites(mode: CloseMode) {
+    package func closeAfterWrites(mode: CloseMode) {
         let written = eventLoop.makePromise(of: Void.self)
         written.futureResult.assumeIsolated().whenComplete { _ in
             // Not from within the flush that completed the write: TLS's closing alert would be queued behind it and lost.
@@ -20,15 +20,15 @@ extension ChannelHandlerContext {
     }
 
     /// Resets the TCP connection; no TLS alert tells the peer that the stream ended well.
-    func closeAbruptly() {
+    package func closeAbruptly() {
         if let provider = channel as? any SocketOptionProvider {
             // The future is already complete: this is the channel's own event loop. A failure changes nothing here.
             _ = provider.setSoLinger(linger(l_onoff: 1, l_linger: 0))
         }
-        if let tls = try? pipeline.syncOperations.context(handlerType: NIOSSLClientHandler.self) {
-            tls.close(mode: .all, promise: nil)
-        } else {
-            close(mode: .all, promise: nil)
-        }
+        let pipeline = pipeline.syncOperations
+        let tls =
+            (try? pipeline.context(handlerType: NIOSSLServerHandler.self))
+            ?? (try? pipeline.context(handlerType: NIOSSLClientHandler.self))
+        if let tls { tls.close(mode: .all, promise: nil) } else { close(mode: .all, promise: nil) }
     }
 }

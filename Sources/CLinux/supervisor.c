@@ -74,7 +74,7 @@ const void *martlet_legacy_find(enum martlet_legacy_item item, size_t *length) {
     uint32_t turn = atomic_load(&its->turn);
     if (turn == 0) return NULL;
     *length = its->length[turn % 2];
-    return place_of(item, turn);
+    return *length <= capacity[item] ? place_of(item, turn) : NULL;
 }
 
 static void take_token(void) {
@@ -105,9 +105,12 @@ static int64_t now_ms(void) {
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-// Engines and images stop a container by one of these; the last is what images of systemd ask for.
-static bool asks_to_stop(int number) {
-    return number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGHUP || number == SIGRTMIN + 3;
+// Whether it asks to stop: sent by the engine, whose process id is nothing in here. The kernel keeps a blocked signal also for
+// process 1, so whatever the sandbox's own programs send arrives; si_code says that nobody forged the sender.
+static bool asks_to_stop(const siginfo_t *signal) {
+    if (getpid() == 1 && (signal->si_code != SI_USER || signal->si_pid != 0)) return false;
+    int number = signal->si_signo;
+    return number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGHUP;
 }
 
 // Reaps what has ended; true, with its status, when the daemon has. One that was stopped goes on: a sandbox would seem dead.
@@ -126,9 +129,10 @@ static bool reap(const struct supervision *its, int *status) {
 static int await_daemon(struct supervision *its) {
     sigset_t all;
     sigfillset(&all);
+    siginfo_t received;
     int status = 0;
     while (!reap(its, &status)) {
-        if (!asks_to_stop(sigwaitinfo(&all, NULL))) continue;
+        if (sigwaitinfo(&all, &received) < 0 || !asks_to_stop(&received)) continue;
         its->stopping = true;
         kill(its->daemon, SIGTERM);
     }
@@ -162,11 +166,12 @@ static bool may_follow(struct supervision *its) {
 static bool rest(int milliseconds) {
     sigset_t all;
     sigfillset(&all);
+    siginfo_t received;
     for (int64_t end = now_ms() + milliseconds;;) {
         int64_t left = end - now_ms();
         if (left <= 0) return true;
         struct timespec time = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
-        if (asks_to_stop(sigtimedwait(&all, NULL, &time))) return false;
+        if (sigtimedwait(&all, &received, &time) >= 0 && asks_to_stop(&received)) return false;
     }
 }
 

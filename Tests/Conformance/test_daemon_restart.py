@@ -163,7 +163,9 @@ def test_whatever_a_user_does_to_it(sandboxes: Sandboxes, engine: Engine) -> Non
         except DaytonaError:
             pass
 
-    for command in ("kill -9 -1", "sudo -n kill -9 -1", "pkill -STOP martlet-daemon", "kill -9 1", "pkill -9 -f martlet"):
+    commands = ["kill -9 -1", "sudo -n kill -9 -1", "pkill -STOP martlet-daemon", "pkill -9 -f martlet"]
+    commands += [f"kill -{signal} 1" for signal in ("KILL", "TERM", "INT", "HUP", "QUIT")]
+    for command in commands:
         kill_and_wait(made, lambda: harm(command))
         assert engine.container(made.id)["State"]["Pid"] == init, f"the sandbox was ended by {command!r}"
     sandboxes.remove([made.id])

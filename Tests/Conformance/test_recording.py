@@ -22,6 +22,7 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.processes import daemon_of
 from Rig.sandboxes import Client, Sandboxes
+from Rig.ssh import inner_key, inner_ssh, let_in
 from Rig.terminals import WAIT_SECONDS, Terminal
 from Rig.waiting import eventually
 from Rig.wire import check_error
@@ -131,14 +132,11 @@ def test_only_terminals_opened_while_it_is_on(client: Client, box: Any, api: htt
 def test_an_ssh_shell_is_recorded(
     client: Client, box: Any, toolbox: httpx.Client, recorded: None, tmp_path: Path
 ) -> None:
-    make = "rm -f /tmp/rec-key*; ssh-keygen -q -t ed25519 -N '' -C '' -f /tmp/rec-key && cat /tmp/rec-key.pub"
-    key = client.wait(box.process.exec(make)).result.strip()
-    port = toolbox.post("/ssh/authorized-keys", json={"keys": [key]}).json()["port"]
+    port = let_in(toolbox, inner_key(client, box))
     before = {each["id"] for each in toolbox.get(PATH).json()["recordings"]}
-    options = "-i /tmp/rec-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-    ssh = f"ssh {options} -p {port} me@127.0.0.1"
-    assert client.wait(box.process.exec(f"{ssh} 'echo without a terminal'")).exit_code == 0
-    shell = client.wait(box.process.exec(f"printf 'stty size; tty\\nexit 4\\n' | {ssh} -tt", timeout=60))
+    ssh = inner_ssh(port)
+    assert client.wait(box.process.exec(f"{ssh} me@127.0.0.1 'echo without a terminal'")).exit_code == 0
+    shell = client.wait(box.process.exec(f"printf 'stty size; tty\\nexit 4\\n' | {ssh} -tt me@127.0.0.1", timeout=60))
     assert shell.exit_code == 4, shell.result
     [made] = [each for each in toolbox.get(PATH).json()["recordings"] if each["id"] not in before]
     assert made["kind"] == "ssh" and f"{made['terminal']}\r\n" in shell.result
@@ -147,6 +145,7 @@ def test_an_ssh_shell_is_recorded(
     assert json.loads(content.splitlines()[-1])[-1] == f"{END}exit code 4"
 
 
+@pytest.mark.alone
 def test_the_organizations_default(api: httpx.Client, sandboxes: Sandboxes, busybox: str) -> None:
     [organization] = api.get("/organizations").json()
     path = f"/organizations/{organization['id']}/terminal-recording"

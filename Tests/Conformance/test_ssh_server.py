@@ -13,10 +13,10 @@ import pytest
 from Rig import wire
 from Rig.environment import Environment
 from Rig.sandboxes import Client
+from Rig.ssh import INNER_OPTIONS, inner_key, inner_ssh
 from Rig.wire import check_error
 
 PATH = "/ssh/authorized-keys"
-OPTIONS = "-i /tmp/ssh-key -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
 @pytest.fixture
@@ -26,14 +26,11 @@ def toolbox(shared: Any, environment: Environment) -> httpx.Client:
 
 @pytest.fixture
 def key(client: Client, box: Any) -> str:
-    make = "rm -f /tmp/ssh-key*; ssh-keygen -q -t ed25519 -N '' -C '' -f /tmp/ssh-key && cat /tmp/ssh-key.pub"
-    made = client.wait(box.process.exec(make))
-    assert made.exit_code == 0, made.result
-    return made.result.strip()
+    return inner_key(client, box)
 
 
 def run(client: Client, box: Any, port: int, command: str, options: str = "") -> Any:
-    return client.wait(box.process.exec(f"ssh {OPTIONS} -p {port} {options} me@127.0.0.1 {command}", timeout=60))
+    return client.wait(box.process.exec(f"{inner_ssh(port)} {options} me@127.0.0.1 {command}", timeout=60))
 
 
 def test_a_key_lets_in_until_it_is_revoked(client: Client, box: Any, key: str, toolbox: httpx.Client) -> None:
@@ -52,14 +49,14 @@ def test_a_key_lets_in_until_it_is_revoked(client: Client, box: Any, key: str, t
 def test_files_and_forwarding(client: Client, box: Any, key: str, toolbox: httpx.Client) -> None:
     port = toolbox.post(PATH, json={"keys": [key]}).json()["port"]
     copy = (
-        f"cd /tmp && head -c 20000000 /dev/urandom > big && scp {OPTIONS} -P {port} big me@127.0.0.1:/tmp/big2 && cmp big big2"
-        f" && scp {OPTIONS} -P {port} me@127.0.0.1:/tmp/big2 big3 && cmp big big3"
+        f"cd /tmp && head -c 20000000 /dev/urandom > big && scp {INNER_OPTIONS} -P {port} big me@127.0.0.1:/tmp/big2 && cmp big big2"
+        f" && scp {INNER_OPTIONS} -P {port} me@127.0.0.1:/tmp/big2 big3 && cmp big big3"
     )
     assert client.wait(box.process.exec(copy, timeout=120)).exit_code == 0
     # -4: a sandbox has no IPv6, and the client would say so.
     forward = (
         "python3 -m http.server 8765 --bind 127.0.0.1 >/dev/null 2>&1 &"
-        f" ssh -4 {OPTIONS} -p {port} -f -L 8766:localhost:8765 me@127.0.0.1 sleep 30 >/dev/null 2>&1; "
+        f" ssh -4 {INNER_OPTIONS} -p {port} -f -L 8766:localhost:8765 me@127.0.0.1 sleep 30 >/dev/null 2>&1; "
     )
     fetched = client.wait(box.process.exec(forward + "curl -s --retry 9 --retry-all-errors http://127.0.0.1:8766/ | head -c 15; kill %1"))
     assert fetched.result.startswith("<!DOCTYPE HTML>"), fetched.result

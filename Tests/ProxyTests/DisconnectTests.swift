@@ -7,26 +7,29 @@ import Testing
 /// Who goes away is noticed by the other side, and a cut body never looks complete.
 @Suite(.timeLimit(.minutes(1)))
 struct DisconnectTests {
-    @Test func aClientThatLeavesWhileItWaitsEndsTheCallInTheSandbox() async throws {
-        let isServing = Mutex(false)
-        try await TestPath.with { path in
+    @Test(arguments: TestPath.Handover.bothWays)
+    func aClientThatLeavesWhileItWaitsEndsTheCallInTheSandbox(handover: TestPath.Handover) async throws {
+        let isServing = Signal()
+        try await TestPath.with(handover: handover) { path in
             try await path.run { server in
                 _ = try await server.readHead()
-                isServing.withLock { $0 = true }
+                isServing.give()
                 await #expect(throws: (any Error).self) { _ = try await server.read(through: "never") }
             } client: { client in
                 try await client.send(
                     path.request("POST", "/process/execute", fields: "Content-Length: 2\r\n", body: "{}")
                 )
-                try await eventually { isServing.withLock { $0 } && path.ingressServer.openTunnels == 1 }
+                try await isServing.wait()
+                #expect(path.ingressServer.openTunnels == 1)
                 try await client.close()
             }
             try await eventually { path.ingressServer.openTunnels == 0 && path.proxyService.openConnections == 0 }
         }
     }
 
-    @Test func aClientThatLeavesInTheMiddleOfABodyStopsTheServer() async throws {
-        try await TestPath.with { path in
+    @Test(arguments: TestPath.Handover.bothWays)
+    func aClientThatLeavesInTheMiddleOfABodyStopsTheServer(handover: TestPath.Handover) async throws {
+        try await TestPath.with(handover: handover) { path in
             try await path.run { server in
                 _ = try await server.readHead()
                 try await server.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nbegin")
@@ -69,36 +72,37 @@ struct DisconnectTests {
     }
 
     @Test func aServerThatResetsABodyForAnOldClientIsNotTakenForItsEnd() async throws {
-        let hasBegun = Mutex(false)
+        let hasBegun = Signal()
         try await TestPath.with { path in
             try await path.run { server in
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\n\r\nhalf")
-                try await eventually { hasBegun.withLock { $0 } }
+                try await hasBegun.wait()
                 try await server.reset()
             } client: { client in
                 try await client.send(
                     "GET /toolbox/\(path.sandbox)/ HTTP/1.0\r\nAuthorization: Bearer \(path.key)\r\n\r\n"
                 )
                 _ = try await client.read(through: "half")
-                hasBegun.withLock { $0 = true }
+                hasBegun.give()
                 await #expect(throws: (any Error).self) { _ = try await client.readToEnd() }
             }
         }
     }
 
-    @Test func aServerThatResetsABodyWithoutLengthIsNotTakenForItsEnd() async throws {
-        let hasBegun = Mutex(false)
-        try await TestPath.with { path in
+    @Test(arguments: TestPath.Handover.bothWays)
+    func aServerThatResetsABodyWithoutLengthIsNotTakenForItsEnd(handover: TestPath.Handover) async throws {
+        let hasBegun = Signal()
+        try await TestPath.with(handover: handover) { path in
             try await path.run { server in
                 _ = try await server.readMessage()
                 try await server.send("HTTP/1.1 200 OK\r\n\r\nhalf")
-                try await eventually { hasBegun.withLock { $0 } }
+                try await hasBegun.wait()
                 try await server.reset()
             } client: { client in
                 try await client.send(path.request("GET", "/"))
                 _ = try await client.read(through: "half")
-                hasBegun.withLock { $0 = true }
+                hasBegun.give()
                 await #expect(throws: (any Error).self) { _ = try await client.read(through: "0\r\n\r\n") }
             }
         }

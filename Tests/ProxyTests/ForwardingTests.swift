@@ -84,8 +84,9 @@ struct ForwardingTests {
         }
     }
 
-    @Test func oneTunnelServesManyRequests() async throws {
-        try await TestPath.with { path in
+    @Test(arguments: TestPath.Handover.bothWays)
+    func oneTunnelServesManyRequests(handover: TestPath.Handover) async throws {
+        try await TestPath.with(handover: handover) { path in
             try await path.run { server in
                 for number in 0..<20 {
                     #expect(try await server.readMessage().firstLine == "GET /\(number) HTTP/1.1")

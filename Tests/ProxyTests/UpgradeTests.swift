@@ -8,8 +8,9 @@ struct UpgradeTests {
     private static let switched =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n"
 
-    @Test func bytesPassUntouchedAndUnbuffered() async throws {
-        try await TestPath.with { path in
+    @Test(arguments: TestPath.Handover.bothWays)
+    func bytesPassUntouchedAndUnbuffered(handover: TestPath.Handover) async throws {
+        try await TestPath.with(handover: handover) { path in
             try await path.run { server in
                 let head = Message(head: try await server.readHead())
                 #expect(head["connection"] == "Upgrade")

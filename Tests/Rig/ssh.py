@@ -1,4 +1,4 @@
-"""OpenSSH's own client, run on this machine as a user runs it."""
+"""OpenSSH's own client: on this machine, as a user runs it, and inside a sandbox, against its own server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,35 @@ import subprocess
 from pathlib import Path
 from typing import Any, Sequence
 
+import httpx
+
+from Rig.sandboxes import Client
+
 COMMAND_SECONDS = 60
+INNER_KEY = "/tmp/ssh-key"
+INNER_OPTIONS = (
+    f"-i {INNER_KEY} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+)
+
+
+def inner_key(client: Client, box: Any) -> str:
+    """Makes a key in a sandbox, for its own client; answers the public half."""
+    make = f"rm -f {INNER_KEY}*; ssh-keygen -q -t ed25519 -N '' -C '' -f {INNER_KEY} && cat {INNER_KEY}.pub"
+    made = client.wait(box.process.exec(make))
+    assert made.exit_code == 0, made.result
+    return made.result.strip()
+
+
+def inner_ssh(port: int) -> str:
+    """The client's words up to its options, for a command in the sandbox; `me@127.0.0.1` comes after them."""
+    return f"ssh {INNER_OPTIONS} -p {port}"
+
+
+def let_in(toolbox: httpx.Client, key: str) -> int:
+    """Lets a key into the sandbox's server; answers the port of that."""
+    answer = toolbox.post("/ssh/authorized-keys", json={"keys": [key]})
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["port"])
 
 
 class SSHUser:

@@ -53,7 +53,7 @@ import Testing
     @Test func theFloorIsAlwaysThere() throws {
         let its = try blueprint().specification(of: sandbox(), image: image())
         #expect(its.noNewPrivileges)
-        #expect(!its.usesInit, "the daemon's supervisor is process 1")
+        #expect(!its.usesInit && its.stopSignal == "SIGTERM", "the daemon's supervisor is process 1")
         #expect(its.capabilities.isDisjoint(with: [.mknod, .auditWrite]))
         #expect(its.pidsLimit == 1024)
         #expect((1...65_536).contains(its.openFilesLimit), "the host's own limit, where that is less")

@@ -412,11 +412,21 @@ extension DaemonSuites {
             let cut = whole.joined(separator: "\n") + "\n[7.5, \"o\", \"last\"]\n"
             try Data((cut + "[8.0, \"o\", \"ha").utf8).write(to: URL(filePath: "\(directory)/\(killed).cast"))
             let forged = cut.replacing("\"timestamp\":", with: "\"timestamp\":1e300,\"was\":")
-            for garbage in ["", "{}\n", "no json at all", forged] {
-                let name = "\(directory)/\(UUID().uuidString.lowercased()).cast"
+            let huge = UUID().uuidString.lowercased()
+            for (garbage, id) in [("", nil), ("{}\n", nil), ("no json at all", nil), (forged, nil), (cut, huge)] {
+                let name = "\(directory)/\(id ?? UUID().uuidString.lowercased()).cast"
                 try Data(garbage.utf8).write(to: URL(filePath: name))
             }
+            let sparse = open("\(directory)/\(huge).cast", O_WRONLY)
+            #expect(pwrite(sparse, "\n", 1, 1 << 40) == 1, "a tebibyte that takes no room")
+            close(sparse)
             try await TestDaemon.run(adjust: adjust) { daemon async throws in
+                // Who asks at the same time is told the same, whoever looks at the files first.
+                let counts = try await withThrowingTaskGroup(of: Int.self) { group in
+                    for _ in 0..<8 { group.addTask { try await daemon.list().recordings.count } }
+                    return try await group.reduce(into: []) { $0.append($1) }
+                }
+                #expect(counts == Array(repeating: 3, count: 8))
                 let all = try await daemon.list()
                 #expect(!all.recordsTerminals, "it waits to be told")
                 #expect(Set(all.recordings.map(\.terminal)) == ["one", "two"] && all.recordings.count == 3)

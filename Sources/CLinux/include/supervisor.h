@@ -26,7 +26,7 @@ enum {
 /// a new process each time, when the one before ended by itself. To be called before anything makes a thread.
 ///
 /// The supervisor is meant to be process 1 of a sandbox, which no program in it can kill. It reaps what is left to it, hands
-/// on signals that ask to stop, and before a new daemon begins it has ended all that the old one ran. It ends with the
+/// on signals of the engine's that ask to stop, and before a new daemon begins it has ended all that the old one ran. It ends with the
 /// daemon's status when it was asked to stop or the configuration is bad, and with 1 when daemons end too often.
 ///
 /// It takes the token out of the variable MARTLET_DAEMON_TOKEN, where /proc would show it: it is in the legacy then.

@@ -48,6 +48,8 @@ extension ContainerBlueprint {
         its.env = environment(of: sandbox)
         // The daemon's supervisor is process 1: it reaps, and no program of the sandbox can kill it.
         its.usesInit = false
+        // Whatever the image says: an image's own signal would be for its own program.
+        its.stopSignal = "SIGTERM"
         its.entrypoint = [DaemonCopy.pathInSandbox] + argv(of: sandbox, image: image)
         its.hostname = String("\(sandbox.id)".prefix(8))
         its.binds = [BindMount(source: daemon.directory, target: DaemonCopy.mountPoint, isReadOnly: true)]

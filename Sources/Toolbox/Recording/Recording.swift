@@ -229,14 +229,16 @@ package final class Recording: Sendable {
     }
 
     /// What an earlier daemon left; nil, with the file removed, if it is no recording. What was cut off in the middle of a line
-    /// loses that line. One that is locked goes on elsewhere, in a directory that several sandboxes share: it is left alone.
+    /// loses that line. One that is being written goes on elsewhere, in a directory that several sandboxes share: it is left
+    /// alone. So the lock is a shared one: who else is looking writes nothing.
     static func restored(_ id: RecordingID, in table: RecordingTable) -> Recording? {
-        guard let file = try? table.directory.open(id, writes: true), flock(file.descriptor, LOCK_EX | LOCK_NB) == 0
+        guard let file = try? table.directory.open(id, writes: true), flock(file.descriptor, LOCK_SH | LOCK_NB) == 0
         else { return nil }
         guard let head = try? file.read(RecordingLimits.headerBytes, at: 0),
             let length = head.readableBytesView.firstIndex(of: newline),
             let header = try? JSONDecoder().decode(CastHeader.self, from: Data(head.readableBytesView[..<length])),
-            header.isPlausible, let (bytes, last) = try? wholeLines(of: file)
+            header.isPlausible, let (bytes, last) = try? wholeLines(of: file),
+            bytes <= table.limits.recordingBytes + RecordingLimits.lineBytes
         else {
             table.directory.remove(id)
             return nil

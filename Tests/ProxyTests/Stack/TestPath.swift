@@ -94,7 +94,14 @@ final class TestSandboxes: SandboxDialing {
 
 extension TestPath {
     /// Whether proxy and runner meet at a Unix socket.
-    enum Handover { case none, offered, soughtInVain }
+    enum Handover {
+        case none, soughtInVain
+        /// And nothing else leads to the runner.
+        case needed
+
+        /// For what must be the same whichever way it goes.
+        static let bothWays = [none, needed]
+    }
 
     /// Builds everything, runs `body`, and takes it down.
     static func with(
@@ -116,7 +123,7 @@ extension TestPath {
         let secret = (0..<32).map { _ in UInt8.random(in: .min ... .max) }
         var ingressConfiguration = IngressConfiguration(host: "127.0.0.1", port: 0, secret: secret)
         ingressConfiguration.limits = ingressLimits
-        ingressConfiguration.handoverFolder = handover == .offered ? meetingPlace : nil
+        ingressConfiguration.handoverFolder = handover == .needed ? meetingPlace : nil
         let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         let ingress = try await IngressServer.bind(
             ingressConfiguration,
@@ -148,6 +155,7 @@ extension TestPath {
         )
         sandboxes.targets.withLock { $0[path.sandbox] = (namespace.target, 1) }
         path.register()
+        if handover == .needed { path.updateRoute { $0.ingressAddress = "127.0.0.1:1" } }
         let outcome = await result { try await path.runServices(body) }
         arriving.finish()
         for await leftover in arrivals { try? await leftover.executeThenClose { _, _ in } }

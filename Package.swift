@@ -193,7 +193,8 @@ let targets: [Target] = [
     tests(
         "SSHGatewayTests",
         [
-            "Domain", "Postgres", "SSHGateway", "SSHServing", "Store", "TestSupport", .serviceLifecycle, .subprocess,
+            "CLibSSH", "Domain", "Postgres", "SSHGateway", "SSHServing", "Store", "TestSupport", .serviceLifecycle,
+            .subprocess,
         ]
     ),
     tests("MartletTests", ["martlet"]),

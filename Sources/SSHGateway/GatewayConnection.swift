@@ -74,9 +74,7 @@ final class GatewayConnection {
 
     private var interests: [pollfd] {
         switch phase {
-        case .exchangingKeys: [client.interest(reading: true)]
-        // One attempt at a time: what comes meanwhile waits in the kernel.
-        case .loggingIn: [client.interest(reading: !login.isBusy)]
+        case .exchangingKeys, .loggingIn: [client.interest(reading: mayReadLogin)]
         case .entering(let way): [client.interest(reading: false)] + (way.interest.map { [$0] } ?? [])
         case .relaying(let relay), .bereft(let relay, _): relay.interests
         case .leaving(let sandbox, _):
@@ -87,8 +85,7 @@ final class GatewayConnection {
 
     private var hasUnseen: Bool {
         switch phase {
-        case .exchangingKeys: client.hasUnseen
-        case .loggingIn: client.hasUnseen && !login.isBusy
+        case .exchangingKeys, .loggingIn: client.hasUnseen && mayReadLogin
         case .entering(let way): way.hasUnseen
         case .relaying(let relay), .bereft(let relay, _): relay.hasUnseen
         // No socket tells that there is nothing to write.
@@ -113,8 +110,16 @@ final class GatewayConnection {
 
     // MARK: - Logging in
 
+    /// One attempt at a time, and nothing from a stranger who does not take our answers, some of which are libssh's own. What
+    /// comes meanwhile waits in the kernel.
+    private var mayReadLogin: Bool { !login.isBusy && !client.isWriting }
+
     private func exchangeKeys() {
-        guard client.read(atMost: limits.readsPerTurn), client.write() else { return isOver = true }
+        guard client.write() else { return isOver = true }
+        guard mayReadLogin else { return }
+        guard client.read(atMost: limits.readsPerTurn, while: { mayReadLogin }), client.write() else {
+            return isOver = true
+        }
         switch ssh_handle_key_exchange(client.session) {
         case SSH_OK:
             phase = .loggingIn
@@ -127,7 +132,7 @@ final class GatewayConnection {
 
     private func readLogin(_ events: [Int16]) {
         if isGone(events) || !client.write() { return isOver = true }
-        guard !login.isBusy else { return }
+        guard mayReadLogin else { return }
         guard client.read(atMost: 1) else { return isOver = true }
         takeMessages()
     }

@@ -50,8 +50,8 @@ final class RelayLeg {
         ssh_is_connected(session) != 0 && ssh_get_status(session) & (SSH_CLOSED | SSH_CLOSED_ERROR) == 0
     }
 
-    /// Something waits until the socket takes it.
-    var isWriting: Bool { martlet_ssh_is_writing(leg) != 0 }
+    /// Something waits until the socket takes it. What libssh still holds for one that is closed will never be written.
+    var isWriting: Bool { isOpen && martlet_ssh_is_writing(leg) != 0 }
 
     /// Bytes of packets that wait, and of those that were sent since none did.
     var unwritten: Int { martlet_ssh_unwritten(leg) }

@@ -104,7 +104,7 @@ final class GatewayConnection {
         case .leaving(let sandbox, _):
             let isWritten = [client, sandbox].allSatisfy { leg in leg.map { !$0.write() || !$0.isWriting } ?? true }
             if isWritten { linger() }
-        case .lingering: if !client.discardInput() { isOver = true }
+        case .lingering: if !discardInput() { isOver = true }
         }
     }
 
@@ -320,9 +320,11 @@ final class GatewayConnection {
 
     private func linger() {
         shutdown(client.descriptor, CInt(SHUT_WR))
-        isOver = !client.discardInput()
+        isOver = !discardInput()
         phase = .lingering(until: .now + limits.lingerDeadline)
     }
+
+    private func discardInput() -> Bool { client.discardInput(atMost: limits.readsPerTurn) }
 
     private func end() {
         mailbox.close()

@@ -32,6 +32,31 @@ import Testing
         var place = pollfd(fd: leg.descriptor, events: Int16(POLLOUT), revents: 0)
         return Glibc.poll(&place, 1, 500) == 1
     }
+
+    /// It could go on for as long as the sender is faster.
+    @Test func inputIsThrownAwayInTurns() throws {
+        let (ours, theirs) = try #require(socketPair())
+        let leg = try #require(RelayLeg.server(ours.take(), try newKey()))
+        let sent = fill(theirs.descriptor)
+        #expect(sent > 16 << 10)
+        #expect(leg.discardInput(atMost: 1))
+        var byte: UInt8 = 0
+        #expect(recv(leg.descriptor, &byte, 1, CInt(MSG_PEEK | MSG_DONTWAIT)) == 1, "the rest is there still")
+        #expect(leg.discardInput(atMost: sent))
+        shutdown(theirs.descriptor, CInt(SHUT_WR))
+        #expect(!leg.discardInput(atMost: 1))
+    }
+
+    /// - Returns: how many bytes it took.
+    private func fill(_ socket: CInt) -> Int {
+        let piece = [UInt8](repeating: 0, count: 16 << 10)
+        var sent = 0
+        while true {
+            let count = send(socket, piece, piece.count, CInt(MSG_DONTWAIT))
+            guard count > 0 else { return sent }
+            sent += count
+        }
+    }
 }
 
 /// Has legs written and read until it is so, for ten seconds at most.
@@ -44,3 +69,5 @@ func finish(_ legs: [RelayLeg], until isDone: () -> Bool) throws {
         Glibc.poll(&places, nfds_t(places.count), 10)
     }
 }
+
+func newKey() throws -> KeyPair { try #require(KeyPair.newFile().flatMap { KeyPair(file: $0) }) }

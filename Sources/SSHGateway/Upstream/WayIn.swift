@@ -15,6 +15,8 @@ final class WayIn {
         case reachingDaemon
         case requesting(KeyRequest)
         case reachingServer(hostKey: String)
+        /// libssh closes a socket only once it connects, so until then the tunnel stays ours.
+        case reachedServer(OwnedSocket, hostKey: String)
         case connecting(RelayLeg, hostKey: String)
         case loggingIn(RelayLeg)
         case over
@@ -47,7 +49,7 @@ final class WayIn {
         switch step {
         case .requesting(let request): request.interest
         case .connecting(let leg, _), .loggingIn(let leg): leg.interest(reading: true)
-        case .reachingDaemon, .reachingServer, .over: nil
+        case .reachingDaemon, .reachingServer, .reachedServer, .over: nil
         }
     }
 
@@ -55,7 +57,7 @@ final class WayIn {
     var hasUnseen: Bool {
         switch step {
         case .connecting(let leg, _), .loggingIn(let leg): leg.hasUnseen
-        case .reachingDaemon, .requesting, .reachingServer, .over: false
+        case .reachingDaemon, .requesting, .reachingServer, .reachedServer, .over: false
         }
     }
 
@@ -66,11 +68,7 @@ final class WayIn {
         case (.success(let socket), .reachingDaemon):
             step = .requesting(KeyRequest(socket, key: key.line, tokenLine: destination.tokenLine, limits: limits))
         case (.success(let socket), .reachingServer(let hostKey)):
-            if let leg = RelayLeg.client(socket.take()) {
-                step = .connecting(leg, hostKey: hostKey)
-            } else {
-                failure = Farewell.lost
-            }
+            step = .reachedServer(socket, hostKey: hostKey)
         case (.success, _): break
         }
     }
@@ -94,6 +92,10 @@ final class WayIn {
                 step = .reachingServer(hostKey: server.hostKey)
                 desk.open(destination, port: server.port, tell: mailbox)
             }
+        case .reachedServer(let socket, let hostKey):
+            guard let leg = RelayLeg.client(socket.take()) else { return failure = Farewell.lost }
+            step = .connecting(leg, hostKey: hostKey)
+            connect(leg, hostKey)
         case .connecting(let leg, let hostKey): connect(leg, hostKey)
         case .reachingDaemon, .reachingServer, .loggingIn, .over: break
         }

@@ -193,8 +193,8 @@ let targets: [Target] = [
     tests(
         "SSHGatewayTests",
         [
-            "CLibSSH", "Domain", "Postgres", "SSHGateway", "SSHServing", "Store", "TestSupport", .serviceLifecycle,
-            .subprocess,
+            "CLibSSH", "Domain", "Postgres", "Proxy", "SSHGateway", "SSHServing", "Store", "TestSupport", .nioPosix,
+            .serviceLifecycle, .subprocess,
         ]
     ),
     tests("MartletTests", ["martlet"]),

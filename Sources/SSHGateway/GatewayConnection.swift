@@ -99,8 +99,7 @@ final class GatewayConnection {
         case .exchangingKeys: exchangeKeys()
         case .loggingIn: readLogin(events)
         case .entering(let way): enter(way, events)
-        case .relaying(let relay): serve(relay, events)
-        case .bereft(let relay, _): if !relay.serve(events) { isOver = true }
+        case .relaying(let relay), .bereft(let relay, _): serve(relay, events)
         case .leaving(let sandbox, _):
             let isWritten = [client, sandbox].allSatisfy { leg in leg.map { !$0.write() || !$0.isWriting } ?? true }
             if isWritten { linger() }
@@ -213,10 +212,10 @@ final class GatewayConnection {
             phase = .leaving(sandbox, until: .now + limits.farewellDeadline)
             return
         }
-        // A client that has logged in has no more to say to us; libssh would keep what it says.
-        while let message = client.nextMessage() { message.refuse() }
+        // A client that has logged in has no more to say to us, and gets no answer (RFC 4252); libssh would keep what it says.
+        while client.nextMessage() != nil {}
         if let fault = relay.fault { return leave(fault) }
-        if relay.isBereft {
+        if relay.isBereft, case .relaying = phase {
             phase = .bereft(relay, until: .now + limits.reasonDeadline)
             gateway.desk.admit(tokenHash, tell: mailbox)
         }

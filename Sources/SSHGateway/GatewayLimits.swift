@@ -37,7 +37,8 @@ package struct GatewayLimits: Sendable {
     package var keySeconds = 60
     /// Bytes that one side may have waiting before the other is no longer read.
     package var unwrittenBytes = 128 << 10
-    /// Bytes that may wait in spite of that, while new keys are agreed on; with more the connection is closed.
+    /// Bytes that may wait in spite of that, while new keys are agreed on or as answers of the gateway's own to a side that
+    /// does not take them; with more the connection is closed.
     package var floodBytes = 8 << 20
     /// Reads, of 4 KiB each, of one side before the other has its turn.
     package var readsPerTurn = 64

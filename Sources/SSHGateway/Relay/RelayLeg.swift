@@ -53,7 +53,7 @@ final class RelayLeg {
     /// Something waits until the socket takes it. What libssh still holds for one that is closed will never be written.
     var isWriting: Bool { isOpen && martlet_ssh_is_writing(leg) != 0 }
 
-    /// Bytes of packets that wait, and of those that were sent since none did.
+    /// Bytes of packets that wait, and of those that were sent since none did, libssh's own answers among them.
     var unwritten: Int { martlet_ssh_unwritten(leg) }
 
     /// New keys are being agreed on; packets wait for them.

@@ -17,7 +17,7 @@ final class GatewayConnection {
         case loggingIn
         case entering(WayIn)
         case relaying(Relay)
-        /// Why it ended is asked for, until then.
+        /// Why it ended is asked for, at once and at each change, until then.
         case bereft(Relay, until: ContinuousClock.Instant)
         /// What is on its way may still arrive, until then.
         case leaving(RelayLeg?, until: ContinuousClock.Instant)
@@ -35,6 +35,7 @@ final class GatewayConnection {
     private let loginDeadline: ContinuousClock.Instant
     private var login: Login
     private var tokenHash: [UInt8] = []
+    private var inquiry = Inquiry()
     private var admission: SSHAdmission?
     private var sandbox: RelayLeg?
     private var expiresAt: ContinuousClock.Instant?
@@ -147,7 +148,12 @@ final class GatewayConnection {
     private func begin(_ message: SSHMessage) {
         guard let token = login.begin(message) else { return }
         tokenHash = token.hash
-        gateway.desk.admit(tokenHash, tell: mailbox)
+        ask()
+    }
+
+    /// Asks the database what the token opens now.
+    private func ask() {
+        if inquiry.begin() { gateway.desk.admit(tokenHash, tell: mailbox) }
     }
 
     private func judge() {
@@ -174,7 +180,7 @@ final class GatewayConnection {
         }
         self.admission = admission
         // It may have been revoked before there was anybody to be told.
-        gateway.desk.admit(tokenHash, tell: mailbox)
+        ask()
         expiresAt = .now + admission.timeLeft
         activityAt = .now
         phase = .entering(
@@ -217,7 +223,7 @@ final class GatewayConnection {
         if let fault = relay.fault { return leave(fault) }
         if relay.isBereft, case .relaying = phase {
             phase = .bereft(relay, until: .now + limits.reasonDeadline)
-            gateway.desk.admit(tokenHash, tell: mailbox)
+            ask()
         }
     }
 
@@ -234,7 +240,6 @@ final class GatewayConnection {
             }
             admission = new
             expiresAt = .now + new.timeLeft
-            if case .bereft = phase { leave(Farewell.lost) }
         }
     }
 
@@ -242,6 +247,7 @@ final class GatewayConnection {
 
     private func takeNews() {
         for news in mailbox.take() where !isOver {
+            if case .admission = news, inquiry.end() { gateway.desk.admit(tokenHash, tell: mailbox) }
             switch (news, phase) {
             case (_, .leaving), (_, .lingering): break
             case (.end(let word), _): leave(word)
@@ -251,7 +257,7 @@ final class GatewayConnection {
                 (.admission(let answer), .bereft):
                 review(answer)
             case (.tunnel(let tunnel), .entering(let way)): way.arrived(tunnel)
-            case (.recheck, .entering), (.recheck, .relaying): gateway.desk.admit(tokenHash, tell: mailbox)
+            case (.recheck, .entering), (.recheck, .relaying), (.recheck, .bereft): ask()
             case (.recheck, _), (.admission, .exchangingKeys), (.tunnel, _): break
             }
         }
@@ -294,7 +300,7 @@ final class GatewayConnection {
         if let expiresAt, expiresAt <= now { return leave(Farewell.expired) }
         if let recheckAt, recheckAt <= now {
             self.recheckAt = nil
-            gateway.desk.admit(tokenHash, tell: mailbox)
+            ask()
         }
         if let activityAt, activityAt <= now, let admission {
             gateway.activity.mark(admission.sandbox)

@@ -27,7 +27,7 @@ package struct GatewayLimits: Sendable {
     package var admissionsAtOnceLimit = 4
     /// How long an unanswered question about an open session waits before it is asked again.
     package var recheckPause: Duration = .seconds(2)
-    /// How long it may take to learn why a sandbox ended its side, before the client is told that it is not known.
+    /// How long the database may take to learn why a sandbox ended its side, before the client is told that it is not known.
     package var reasonDeadline: Duration = .seconds(3)
     /// From the first SYN to the runner's answer to CONNECT.
     package var tunnelDeadline: Duration = .seconds(10)

@@ -26,6 +26,17 @@ import Testing
         #expect(account.sent(isOurs: true) == true)
     }
 
+    @Test func oneQuestionIsOpenAtATime() {
+        var inquiry = Inquiry()
+        for _ in 0..<2 {
+            #expect(inquiry.begin() == true)
+            #expect(inquiry.begin() == false)
+            #expect(inquiry.begin() == false)
+            #expect(inquiry.end() == true, "asked for meanwhile, if often once")
+            #expect(inquiry.end() == false)
+        }
+    }
+
     @Test func channelsAreCountedFromBothSides() {
         var account = ChannelAccount(limit: 2)
         #expect(account.open() == true)

@@ -2,7 +2,7 @@
 package struct GatewayLimits: Sendable {
     /// Connections at a time, each of which has a thread; more are closed at once.
     package var connectionsLimit = 1_000
-    /// Those of one address, logged in or not.
+    /// Those of one address, or of one network of 64 bits with IPv6, logged in or not.
     package var connectionsPerAddressLimit = 100
     /// Those into one sandbox, as its own server has it.
     package var connectionsPerSandboxLimit = 64

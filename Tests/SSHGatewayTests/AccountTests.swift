@@ -1,4 +1,5 @@
 import Domain
+import SSHServing
 import Testing
 
 @testable import SSHGateway
@@ -68,6 +69,15 @@ import Testing
         pulse.note(1, now: start + .seconds(50))
         #expect(pulse.deadline == start + .seconds(41))
         #expect(pulse.look(now: start + .seconds(56)) == .dead, "nothing came since 21")
+    }
+
+    @Test(arguments: [
+        ("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"), ("2001:db8:1:3::9", "2001:db8:1:3::/64"), ("::1", "::/64"),
+    ])
+    func connectionsAreCountedByNetwork(host: String, network: String) throws {
+        let address = try #require(PeerAddress.resolve(host, port: 22).first)
+        #expect(address.network == network && !address.host.contains("/"))
     }
 
     @Test func packetsAreReadAsTheyAreWritten() {

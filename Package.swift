@@ -193,7 +193,8 @@ let targets: [Target] = [
     tests(
         "SSHGatewayTests",
         [
-            "Domain", "Postgres", "SSHGateway", "SSHServing", "Store", "TestSupport", .serviceLifecycle, .subprocess,
+            "CLibSSH", "Domain", "Postgres", "Proxy", "SSHGateway", "SSHServing", "Store", "TestSupport", .nioPosix,
+            .serviceLifecycle, .subprocess,
         ]
     ),
     tests("MartletTests", ["martlet"]),

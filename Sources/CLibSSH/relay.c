@@ -23,6 +23,9 @@ struct session_head {
     ssh_socket socket;
 };
 
+// A packet's length, padding and signature, and no less than they are.
+enum { PACKET_BYTES = 64 };
+
 enum { KEXINIT = 20, NEWKEYS = 21, GLOBAL_REQUEST = 80, LAST = 100, TYPES = LAST - KEXINIT + 1 };
 
 struct martlet_ssh_leg {
@@ -30,8 +33,10 @@ struct martlet_ssh_leg {
     ssh_event event;
     // Where the session keeps the packet that is being put together.
     ssh_buffer *output;
-    struct ssh_counter_struct bytes, packets;
-    size_t unwritten;
+    // All that was read and written, all packets, and these when last nothing waited to be written.
+    struct ssh_counter_struct bytes, packets, packets_at_rest;
+    // Bytes of packets that were put aside since.
+    size_t put_aside;
     int is_changing_keys;
     martlet_ssh_packet_handler handler;
     void *context;
@@ -133,8 +138,10 @@ int martlet_ssh_send_packet(martlet_ssh_leg *leg, uint8_t type, const void *byte
     uint64_t before = leg->packets.out_packets;
     if (ssh_packet_send(leg->session) == SSH_ERROR) return -1;
     // One that was put aside waits for new keys, which libssh may have begun to ask for by itself.
-    if (type >= GLOBAL_REQUEST && leg->packets.out_packets == before) leg->is_changing_keys = 1;
-    leg->unwritten += length;
+    if (type >= GLOBAL_REQUEST && leg->packets.out_packets == before) {
+        leg->is_changing_keys = 1;
+        leg->put_aside += length + PACKET_BYTES;
+    }
     return 0;
 }
 
@@ -156,8 +163,12 @@ int martlet_ssh_write_some(martlet_ssh_leg *leg) {
 }
 
 size_t martlet_ssh_unwritten(martlet_ssh_leg *leg) {
-    if (!martlet_ssh_is_writing(leg) && !leg->is_changing_keys) leg->unwritten = 0;
-    return leg->unwritten;
+    if (!martlet_ssh_is_writing(leg) && !leg->is_changing_keys) {
+        leg->put_aside = 0;
+        leg->packets_at_rest = leg->packets;
+    }
+    uint64_t packets = leg->packets.out_packets - leg->packets_at_rest.out_packets;
+    return leg->put_aside + (size_t)(leg->packets.out_bytes - leg->packets_at_rest.out_bytes + packets * PACKET_BYTES);
 }
 
 int martlet_ssh_is_changing_keys(martlet_ssh_leg *leg) { return leg->is_changing_keys; }

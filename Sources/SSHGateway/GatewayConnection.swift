@@ -17,7 +17,7 @@ final class GatewayConnection {
         case loggingIn
         case entering(WayIn)
         case relaying(Relay)
-        /// Why it ended is asked for, until then.
+        /// Why it ended is asked for, at once and at each change, until then.
         case bereft(Relay, until: ContinuousClock.Instant)
         /// What is on its way may still arrive, until then.
         case leaving(RelayLeg?, until: ContinuousClock.Instant)
@@ -28,13 +28,14 @@ final class GatewayConnection {
 
     private let gateway: GatewayFloor
     private let mailbox: Mailbox<GatewayNews>
-    private let address: String
+    private let address: PeerAddress
     private let client: RelayLeg
     private var phase = Phase.exchangingKeys
     private var isOver = false
     private let loginDeadline: ContinuousClock.Instant
     private var login: Login
     private var tokenHash: [UInt8] = []
+    private var inquiry = Inquiry()
     private var admission: SSHAdmission?
     private var sandbox: RelayLeg?
     private var expiresAt: ContinuousClock.Instant?
@@ -44,7 +45,7 @@ final class GatewayConnection {
     private var limits: GatewayLimits { gateway.limits }
 
     /// - Parameter descriptor: a connected socket that never blocks; it is taken over.
-    init?(_ descriptor: CInt, from address: String, _ gateway: GatewayFloor, _ mailbox: Mailbox<GatewayNews>) {
+    init?(_ descriptor: CInt, from address: PeerAddress, _ gateway: GatewayFloor, _ mailbox: Mailbox<GatewayNews>) {
         guard let client = RelayLeg.server(descriptor, gateway.hostKey) else { return nil }
         (self.client, self.gateway, self.mailbox, self.address) = (client, gateway, mailbox, address)
         login = Login(limits: gateway.limits)
@@ -74,9 +75,7 @@ final class GatewayConnection {
 
     private var interests: [pollfd] {
         switch phase {
-        case .exchangingKeys: [client.interest(reading: true)]
-        // One attempt at a time: what comes meanwhile waits in the kernel.
-        case .loggingIn: [client.interest(reading: !login.isBusy)]
+        case .exchangingKeys, .loggingIn: [client.interest(reading: mayReadLogin)]
         case .entering(let way): [client.interest(reading: false)] + (way.interest.map { [$0] } ?? [])
         case .relaying(let relay), .bereft(let relay, _): relay.interests
         case .leaving(let sandbox, _):
@@ -87,8 +86,7 @@ final class GatewayConnection {
 
     private var hasUnseen: Bool {
         switch phase {
-        case .exchangingKeys: client.hasUnseen
-        case .loggingIn: client.hasUnseen && !login.isBusy
+        case .exchangingKeys, .loggingIn: client.hasUnseen && mayReadLogin
         case .entering(let way): way.hasUnseen
         case .relaying(let relay), .bereft(let relay, _): relay.hasUnseen
         // No socket tells that there is nothing to write.
@@ -102,19 +100,26 @@ final class GatewayConnection {
         case .exchangingKeys: exchangeKeys()
         case .loggingIn: readLogin(events)
         case .entering(let way): enter(way, events)
-        case .relaying(let relay): serve(relay, events)
-        case .bereft(let relay, _): if !relay.serve(events) { isOver = true }
+        case .relaying(let relay), .bereft(let relay, _): serve(relay, events)
         case .leaving(let sandbox, _):
             let isWritten = [client, sandbox].allSatisfy { leg in leg.map { !$0.write() || !$0.isWriting } ?? true }
             if isWritten { linger() }
-        case .lingering: if !client.discardInput() { isOver = true }
+        case .lingering: if !discardInput() { isOver = true }
         }
     }
 
     // MARK: - Logging in
 
+    /// One attempt at a time, and nothing from a stranger who does not take our answers, some of which are libssh's own. What
+    /// comes meanwhile waits in the kernel.
+    private var mayReadLogin: Bool { !login.isBusy && !client.isWriting }
+
     private func exchangeKeys() {
-        guard client.read(atMost: limits.readsPerTurn), client.write() else { return isOver = true }
+        guard client.write() else { return isOver = true }
+        guard mayReadLogin else { return }
+        guard client.read(atMost: limits.readsPerTurn, while: { mayReadLogin }), client.write() else {
+            return isOver = true
+        }
         switch ssh_handle_key_exchange(client.session) {
         case SSH_OK:
             phase = .loggingIn
@@ -127,7 +132,7 @@ final class GatewayConnection {
 
     private func readLogin(_ events: [Int16]) {
         if isGone(events) || !client.write() { return isOver = true }
-        guard !login.isBusy else { return }
+        guard mayReadLogin else { return }
         guard client.read(atMost: 1) else { return isOver = true }
         takeMessages()
     }
@@ -143,19 +148,24 @@ final class GatewayConnection {
     private func begin(_ message: SSHMessage) {
         guard let token = login.begin(message) else { return }
         tokenHash = token.hash
-        gateway.desk.admit(tokenHash, tell: mailbox)
+        ask()
+    }
+
+    /// Asks the database what the token opens now.
+    private func ask() {
+        if inquiry.begin() { gateway.desk.admit(tokenHash, tell: mailbox) }
     }
 
     private func judge() {
-        let isSuspect = gateway.failures.isExhausted(address)
+        let isSuspect = gateway.failures.isExhausted(address.network)
         switch login.judge(isSuspect: isSuspect) {
         case .pending: break
         case .admitted(let admission): enter(admission)
         case .refused:
-            gateway.failures.note(address)
+            gateway.failures.note(address.network)
             takeMessages()
         case .exhausted:
-            gateway.failures.note(address)
+            gateway.failures.note(address.network)
             leave(Farewell.refused)
         }
     }
@@ -170,7 +180,7 @@ final class GatewayConnection {
         }
         self.admission = admission
         // It may have been revoked before there was anybody to be told.
-        gateway.desk.admit(tokenHash, tell: mailbox)
+        ask()
         expiresAt = .now + admission.timeLeft
         activityAt = .now
         phase = .entering(
@@ -194,7 +204,7 @@ final class GatewayConnection {
 
     private var metadata: Logger.Metadata {
         [
-            "ssh.client": "\(address)", "sandbox.id": "\(admission.map { "\($0.sandbox)" } ?? "")",
+            "ssh.client": "\(address.host)", "sandbox.id": "\(admission.map { "\($0.sandbox)" } ?? "")",
             "ssh.access": "\(admission.map { "\($0.access)" } ?? "")",
         ]
     }
@@ -208,12 +218,12 @@ final class GatewayConnection {
             phase = .leaving(sandbox, until: .now + limits.farewellDeadline)
             return
         }
-        // A client that has logged in has no more to say to us; libssh would keep what it says.
-        while let message = client.nextMessage() { message.refuse() }
+        // A client that has logged in has no more to say to us, and gets no answer (RFC 4252); libssh would keep what it says.
+        while client.nextMessage() != nil {}
         if let fault = relay.fault { return leave(fault) }
-        if relay.isBereft {
+        if relay.isBereft, case .relaying = phase {
             phase = .bereft(relay, until: .now + limits.reasonDeadline)
-            gateway.desk.admit(tokenHash, tell: mailbox)
+            ask()
         }
     }
 
@@ -230,7 +240,6 @@ final class GatewayConnection {
             }
             admission = new
             expiresAt = .now + new.timeLeft
-            if case .bereft = phase { leave(Farewell.lost) }
         }
     }
 
@@ -238,6 +247,7 @@ final class GatewayConnection {
 
     private func takeNews() {
         for news in mailbox.take() where !isOver {
+            if case .admission = news, inquiry.end() { gateway.desk.admit(tokenHash, tell: mailbox) }
             switch (news, phase) {
             case (_, .leaving), (_, .lingering): break
             case (.end(let word), _): leave(word)
@@ -247,7 +257,7 @@ final class GatewayConnection {
                 (.admission(let answer), .bereft):
                 review(answer)
             case (.tunnel(let tunnel), .entering(let way)): way.arrived(tunnel)
-            case (.recheck, .entering), (.recheck, .relaying): gateway.desk.admit(tokenHash, tell: mailbox)
+            case (.recheck, .entering), (.recheck, .relaying), (.recheck, .bereft): ask()
             case (.recheck, _), (.admission, .exchangingKeys), (.tunnel, _): break
             }
         }
@@ -290,7 +300,7 @@ final class GatewayConnection {
         if let expiresAt, expiresAt <= now { return leave(Farewell.expired) }
         if let recheckAt, recheckAt <= now {
             self.recheckAt = nil
-            gateway.desk.admit(tokenHash, tell: mailbox)
+            ask()
         }
         if let activityAt, activityAt <= now, let admission {
             gateway.activity.mark(admission.sandbox)
@@ -315,9 +325,11 @@ final class GatewayConnection {
 
     private func linger() {
         shutdown(client.descriptor, CInt(SHUT_WR))
-        isOver = !client.discardInput()
+        isOver = !discardInput()
         phase = .lingering(until: .now + limits.lingerDeadline)
     }
+
+    private func discardInput() -> Bool { client.discardInput(atMost: limits.readsPerTurn) }
 
     private func end() {
         mailbox.close()

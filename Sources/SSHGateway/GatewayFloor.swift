@@ -23,7 +23,7 @@ final class GatewayFloor: Sendable {
     let failures: FailedAttempts
     let activity: ActivityReporter
     let log: Logger
-    private let addresses: PlaceCounts<String>
+    private let networks: PlaceCounts<String>
     private let sandboxes: PlaceCounts<SandboxID>
     private let state = Mutex(State())
 
@@ -38,7 +38,7 @@ final class GatewayFloor: Sendable {
         (self.limits, self.hostKey, self.clientKey) = (limits, hostKey, clientKey)
         (self.desk, self.activity, self.log) = (desk, activity, log)
         failures = FailedAttempts(limit: limits.refusalsPerAddressLimit, window: limits.refusalWindow)
-        addresses = PlaceCounts(limit: limits.connectionsPerAddressLimit)
+        networks = PlaceCounts(limit: limits.connectionsPerAddressLimit)
         sandboxes = PlaceCounts(limit: limits.connectionsPerSandboxLimit)
     }
 
@@ -46,14 +46,14 @@ final class GatewayFloor: Sendable {
     var count: Int { state.withLock { $0.mailboxes.count } }
 
     /// Lets a connection begin; false where there are too many. ``leave(_:from:)`` gives its place back.
-    func admit(_ mailbox: Mailbox<GatewayNews>, from address: String) -> Bool {
-        guard addresses.admit(address) else { return false }
+    func admit(_ mailbox: Mailbox<GatewayNews>, from network: String) -> Bool {
+        guard networks.admit(network) else { return false }
         let isAdmitted = state.withLock { state in
             guard !state.isClosed, state.mailboxes.count < limits.connectionsLimit else { return false }
             state.mailboxes[ObjectIdentifier(mailbox)] = mailbox
             return true
         }
-        if !isAdmitted { addresses.leave(address) }
+        if !isAdmitted { networks.leave(network) }
         return isAdmitted
     }
 
@@ -64,13 +64,13 @@ final class GatewayFloor: Sendable {
         return true
     }
 
-    func leave(_ mailbox: Mailbox<GatewayNews>, from address: String) {
+    func leave(_ mailbox: Mailbox<GatewayNews>, from network: String) {
         let admission = state.withLock { state in
             state.mailboxes[ObjectIdentifier(mailbox)] = nil
             return state.admissions.removeValue(forKey: ObjectIdentifier(mailbox))
         }
         if let admission { sandboxes.leave(admission.sandbox) }
-        addresses.leave(address)
+        networks.leave(network)
     }
 
     /// Has everybody whom a change concerns look again.

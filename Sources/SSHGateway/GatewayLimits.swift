@@ -2,7 +2,7 @@
 package struct GatewayLimits: Sendable {
     /// Connections at a time, each of which has a thread; more are closed at once.
     package var connectionsLimit = 1_000
-    /// Those of one address, logged in or not.
+    /// Those of one address, or of one network of 64 bits with IPv6, logged in or not.
     package var connectionsPerAddressLimit = 100
     /// Those into one sandbox, as its own server has it.
     package var connectionsPerSandboxLimit = 64
@@ -27,7 +27,7 @@ package struct GatewayLimits: Sendable {
     package var admissionsAtOnceLimit = 4
     /// How long an unanswered question about an open session waits before it is asked again.
     package var recheckPause: Duration = .seconds(2)
-    /// How long it may take to learn why a sandbox ended its side, before the client is told that it is not known.
+    /// How long the database may take to learn why a sandbox ended its side, before the client is told that it is not known.
     package var reasonDeadline: Duration = .seconds(3)
     /// From the first SYN to the runner's answer to CONNECT.
     package var tunnelDeadline: Duration = .seconds(10)
@@ -37,7 +37,8 @@ package struct GatewayLimits: Sendable {
     package var keySeconds = 60
     /// Bytes that one side may have waiting before the other is no longer read.
     package var unwrittenBytes = 128 << 10
-    /// Bytes that may wait in spite of that, while new keys are agreed on; with more the connection is closed.
+    /// Bytes that may wait in spite of that, while new keys are agreed on or as answers of the gateway's own to a side that
+    /// does not take them; with more the connection is closed.
     package var floodBytes = 8 << 20
     /// Reads, of 4 KiB each, of one side before the other has its turn.
     package var readsPerTurn = 64

@@ -37,19 +37,20 @@ enum HostKeyFile {
         return key
     }
 
-    /// Appears whole or not at all; that of another gateway that was quicker stays.
+    /// Appears whole or not at all, also where the power fails; that of another gateway that was quicker stays.
     private static func make(_ path: String) throws {
         guard let text = KeyPair.newFile() else { throw Failure(description: "cannot make a host key") }
         let folder = URL(filePath: path).deletingLastPathComponent().path
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         let unfinished = "\(path).\(getpid()).new"
+        // Left over by one that had the same number.
+        unlink(unfinished)
         let descriptor = open(unfinished, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw failure("cannot write the host key \(unfinished)") }
         defer { unlink(unfinished) }
         let written = text.utf8CString.dropLast().withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
-        guard written == text.utf8.count, close(descriptor) == 0 else {
-            throw failure("cannot write the host key \(unfinished)")
-        }
+        let isWritten = written == text.utf8.count && fsync(descriptor) == 0
+        guard close(descriptor) == 0, isWritten else { throw failure("cannot write the host key \(unfinished)") }
         guard link(unfinished, path) == 0 || errno == EEXIST else { throw failure("cannot make the host key \(path)") }
     }
 

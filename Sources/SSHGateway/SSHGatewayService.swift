@@ -146,20 +146,20 @@ package struct SSHGatewayService: Service {
 
     private func begin(_ descriptor: CInt) {
         prepareClientSocket(descriptor)
-        let address = PeerAddress.of(descriptor, otherEnd: true).host
-        guard let mailbox = try? Mailbox<GatewayNews>(), floor.admit(mailbox, from: address) else {
-            floor.log.warning("ssh connection refused: too many", metadata: ["ssh.client": "\(address)"])
+        let address = PeerAddress.of(descriptor, otherEnd: true)
+        guard let mailbox = try? Mailbox<GatewayNews>(), floor.admit(mailbox, from: address.network) else {
+            floor.log.warning("ssh connection refused: too many", metadata: ["ssh.client": "\(address.host)"])
             close(descriptor)
             return
         }
         do {
             try startThread("martlet-ssh-one") { [floor] in
                 GatewayConnection(descriptor, from: address, floor, mailbox)?.run()
-                floor.leave(mailbox, from: address)
+                floor.leave(mailbox, from: address.network)
             }
         } catch {
             floor.log.warning("ssh connection refused", metadata: ["error": "\(error)"])
-            floor.leave(mailbox, from: address)
+            floor.leave(mailbox, from: address.network)
             close(descriptor)
         }
     }

@@ -2,8 +2,9 @@ package import CLibSSH
 
 /// The key by which an SSH server is known.
 ///
-/// `@unchecked Sendable`: the key is never written after `init`; all that threads do with it is `ssh_key_dup` (in
-/// `martlet_ssh_accept`), which reads; the only other write is `ssh_key_free`, when no reference is left.
+/// `@unchecked Sendable`: the key is never written after `init`; all that threads do with one that they share is `ssh_key_dup`
+/// (in ``copy()`` and for each server's session), which reads; the only other write is `ssh_key_free`, when no reference is
+/// left.
 package final class KeyPair: @unchecked Sendable {
     package let raw: ssh_key
     /// Its public half, as in a line of a known_hosts file.
@@ -34,6 +35,9 @@ package final class KeyPair: @unchecked Sendable {
         guard martlet_ssh_new_key_file(&text, text.count) == 0 else { return nil }
         return SSHServing.text(text)
     }
+
+    /// One for a single thread to sign with; nil if memory is short.
+    package func copy() -> KeyPair? { KeyPair(owning: ssh_key_dup(raw)) }
 
     /// Takes the key over, also when it fails.
     private init?(owning key: ssh_key?) {

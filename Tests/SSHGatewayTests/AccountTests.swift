@@ -1,4 +1,5 @@
 import Domain
+import SSHServing
 import Testing
 
 @testable import SSHGateway
@@ -24,6 +25,17 @@ import Testing
         #expect(account.sent(isOurs: true) == false)
         #expect(account.answered() == false)
         #expect(account.sent(isOurs: true) == true)
+    }
+
+    @Test func oneQuestionIsOpenAtATime() {
+        var inquiry = Inquiry()
+        for _ in 0..<2 {
+            #expect(inquiry.begin() == true)
+            #expect(inquiry.begin() == false)
+            #expect(inquiry.begin() == false)
+            #expect(inquiry.end() == true, "asked for meanwhile, if often once")
+            #expect(inquiry.end() == false)
+        }
     }
 
     @Test func channelsAreCountedFromBothSides() {
@@ -57,6 +69,15 @@ import Testing
         pulse.note(1, now: start + .seconds(50))
         #expect(pulse.deadline == start + .seconds(41))
         #expect(pulse.look(now: start + .seconds(56)) == .dead, "nothing came since 21")
+    }
+
+    @Test(arguments: [
+        ("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"), ("2001:db8:1:3::9", "2001:db8:1:3::/64"), ("::1", "::/64"),
+    ])
+    func connectionsAreCountedByNetwork(host: String, network: String) throws {
+        let address = try #require(PeerAddress.resolve(host, port: 22).first)
+        #expect(address.network == network && !address.host.contains("/"))
     }
 
     @Test func packetsAreReadAsTheyAreWritten() {

@@ -32,6 +32,17 @@ import Testing
         }
     }
 
+    /// In a container, each start may have the same number.
+    @Test func whatAnotherStartLeftUnfinishedIsNoHindrance() throws {
+        try inFolder { path in
+            let folder = URL(filePath: path).deletingLastPathComponent()
+            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+            try Data("half".utf8).write(to: URL(filePath: "\(path).\(getpid()).new"))
+            _ = try HostKeyFile.load(path)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["key"])
+        }
+    }
+
     @Test func whatOthersCanReadOrIsNoKeyIsRefused() throws {
         try inFolder { path in
             _ = try HostKeyFile.load(path)

@@ -79,19 +79,23 @@ import Testing
             #expect(try Wire(gateway.service.port).readSome() == "", "closed at once")
             held[0].close()
             try await poll { gateway.service.openConnections == 1 }
-            #expect(try Wire(gateway.service.port).readSome().hasPrefix("SSH-2.0-"))
+            let next = try Wire(gateway.service.port)
+            #expect(try next.readSome().hasPrefix("SSH-2.0-"))
             held[1].close()
+            next.close()
         }
     }
 
     @Test func whoeverSaysNothingIsClosed() async throws {
         try await TestGateway.with({ $0.loginDeadline = .milliseconds(300) }) { gateway in
-            let silent = try Wire(gateway.service.port)
-            let nonsense = try Wire(gateway.service.port)
-            nonsense.send("SSH-2.0-x\r\n" + String(repeating: "\u{1}", count: 100_000))
+            let wires = try [Wire(gateway.service.port), Wire(gateway.service.port)]
+            for wire in wires { #expect(try wire.readSome().hasPrefix("SSH-2.0-")) }
+            wires[1].send("SSH-2.0-x\r\n" + String(repeating: "\u{1}", count: 100_000))
             try await poll { gateway.service.openConnections == 0 }
-            silent.close()
-            nonsense.close()
+            for wire in wires {
+                #expect(wire.isEnded())
+                wire.close()
+            }
         }
     }
 }
@@ -111,6 +115,15 @@ private struct Wire {
         var bytes = [UInt8](repeating: 0, count: 256)
         let count = recv(descriptor, &bytes, bytes.count, 0)
         return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
+    }
+
+    /// Whether the other end has closed, behind all that it sent.
+    func isEnded() -> Bool {
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = recv(descriptor, &bytes, bytes.count, 0)
+            if count <= 0 { return count == 0 || errno == ECONNRESET }
+        }
     }
 
     func send(_ text: String) {

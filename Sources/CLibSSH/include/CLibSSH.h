@@ -65,7 +65,7 @@ int martlet_ssh_write_some(martlet_ssh_leg *leg);
 /// Whether something waits until the socket takes it.
 int martlet_ssh_is_writing(martlet_ssh_leg *leg);
 
-/// Bytes of packets that were sent since last nothing waited to be written; 0 if nothing does.
+/// Bytes of packets that were sent since last nothing waited to be written, libssh's own among them; 0 if nothing does.
 size_t martlet_ssh_unwritten(martlet_ssh_leg *leg);
 
 /// Whether new keys are being agreed on: until then packets wait within libssh.

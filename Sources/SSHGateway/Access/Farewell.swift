@@ -9,6 +9,7 @@ enum Farewell {
     static let shutdown = "the gateway is shutting down; connect again in a moment"
     static let database = "the gateway cannot check tokens at the moment; try again in a moment"
     static let refused = "too many tokens that are not valid; create a new access, and wait a minute"
+    static let broken = "the gateway could not pass on what was sent; connect again"
     static let flood = "more was sent than the other side takes"
     static let slow = "no valid token was given in time"
 

@@ -2,6 +2,26 @@ import CLibSSH
 import SSHServing
 import Store
 
+/// Whether a question is to be put now. Only one is open at a time: an answer could overtake another and be the older one.
+struct Inquiry {
+    private var isOpen = false
+    private var isToBeRepeated = false
+
+    /// Something is to be asked: true if now, else it is once the open question is answered.
+    mutating func begin() -> Bool {
+        isToBeRepeated = isOpen
+        defer { isOpen = true }
+        return !isOpen
+    }
+
+    /// The answer came: true if there is to be another question, since what it says may be of before.
+    mutating func end() -> Bool {
+        defer { isToBeRepeated = false }
+        isOpen = isToBeRepeated
+        return isOpen
+    }
+}
+
 /// A client's attempts to log in. The user's name is the token; how it is offered does not matter. An attempt is answered
 /// with yes once the way into the sandbox stands, and with no after a fixed time, whatever was wrong with it.
 struct Login {

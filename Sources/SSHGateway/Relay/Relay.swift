@@ -65,6 +65,8 @@ final class Relay {
         if !isBereft, !sandbox.leg.write() { isBereft = true }
         guard isThere, client.leg.write() else { return false }
         takePulses()
+        // One turn adds little, so it is enough to look after each.
+        if max(client.leg.unwritten, sandbox.leg.unwritten) > limits.floodBytes { fault = fault ?? Farewell.flood }
         return true
     }
 
@@ -99,6 +101,8 @@ final class Relay {
     private typealias Place = ReferenceWritableKeyPath<Relay, Side>
 
     private func pass(_ type: UInt8, _ bytes: UnsafeRawBufferPointer, from source: Place, to target: Place) {
+        // What the client says to nobody does not keep it from hearing why.
+        if isBereft, target == \.sandbox { return }
         let isPassed =
             switch type {
             case PacketType.globalRequest: noteRequest(bytes, to: target)
@@ -109,9 +113,9 @@ final class Relay {
             case PacketType.channels: noteChannel(type)
             default: false
             }
-        guard isPassed, fault == nil else { return }
-        let leg = self[keyPath: target].leg
-        if !leg.send(type, bytes) || leg.unwritten > limits.floodBytes { fault = Farewell.flood }
+        guard isPassed, fault == nil, !self[keyPath: target].leg.send(type, bytes) else { return }
+        // That the sandbox has ended its side has a reason, which is asked for.
+        if target == \.sandbox, !sandbox.leg.isOpen { isBereft = true } else { fault = Farewell.broken }
     }
 
     private func noteRequest(_ bytes: UnsafeRawBufferPointer, to target: Place) -> Bool {

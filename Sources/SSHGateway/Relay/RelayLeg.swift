@@ -50,10 +50,10 @@ final class RelayLeg {
         ssh_is_connected(session) != 0 && ssh_get_status(session) & (SSH_CLOSED | SSH_CLOSED_ERROR) == 0
     }
 
-    /// Something waits until the socket takes it.
-    var isWriting: Bool { martlet_ssh_is_writing(leg) != 0 }
+    /// Something waits until the socket takes it. What libssh still holds for one that is closed will never be written.
+    var isWriting: Bool { isOpen && martlet_ssh_is_writing(leg) != 0 }
 
-    /// Bytes of packets that wait, and of those that were sent since none did.
+    /// Bytes of packets that wait, and of those that were sent since none did, libssh's own answers among them.
     var unwritten: Int { martlet_ssh_unwritten(leg) }
 
     /// New keys are being agreed on; packets wait for them.
@@ -93,15 +93,16 @@ final class RelayLeg {
     /// - Returns: false if the connection is broken.
     func write() -> Bool { martlet_ssh_write_some(leg) == 0 }
 
-    /// Throws away what came, without looking at it.
+    /// Throws away what came, at most `limit` pieces of 16 KiB, without looking at it.
     /// - Returns: false once the peer has ended its side.
-    func discardInput() -> Bool {
+    func discardInput(atMost limit: Int) -> Bool {
         var piece = [UInt8](repeating: 0, count: 16 << 10)
-        while true {
+        for _ in 0..<limit {
             let count = recv(descriptor, &piece, piece.count, CInt(MSG_DONTWAIT))
             if count > 0 || count < 0 && errno == EINTR { continue }
             return count < 0 && errno == EAGAIN
         }
+        return true
     }
 
     /// Sends a packet; it waits in memory until the socket takes it.

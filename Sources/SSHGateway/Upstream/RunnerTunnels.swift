@@ -76,7 +76,8 @@ struct RunnerTunnels: Sendable {
     }
 }
 
-private func socketPair() -> (OwnedSocket, OwnedSocket)? {
+/// Two sockets, each the other's end, that never block; nil if there are no descriptors left.
+func socketPair() -> (OwnedSocket, OwnedSocket)? {
     var pair: [CInt] = [-1, -1]
     let kind = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
     guard socketpair(AF_UNIX, kind, 0, &pair) == 0 else { return nil }

@@ -15,8 +15,10 @@ final class WayIn {
         case reachingDaemon
         case requesting(KeyRequest)
         case reachingServer(hostKey: String)
+        /// libssh closes a socket only once it connects, so until then the tunnel stays ours.
+        case reachedServer(OwnedSocket, hostKey: String)
         case connecting(RelayLeg, hostKey: String)
-        case loggingIn(RelayLeg)
+        case loggingIn(RelayLeg, with: KeyPair)
         case over
     }
 
@@ -46,16 +48,16 @@ final class WayIn {
     var interest: pollfd? {
         switch step {
         case .requesting(let request): request.interest
-        case .connecting(let leg, _), .loggingIn(let leg): leg.interest(reading: true)
-        case .reachingDaemon, .reachingServer, .over: nil
+        case .connecting(let leg, _), .loggingIn(let leg, _): leg.interest(reading: true)
+        case .reachingDaemon, .reachingServer, .reachedServer, .over: nil
         }
     }
 
     /// libssh has read what nothing will tell of.
     var hasUnseen: Bool {
         switch step {
-        case .connecting(let leg, _), .loggingIn(let leg): leg.hasUnseen
-        case .reachingDaemon, .requesting, .reachingServer, .over: false
+        case .connecting(let leg, _), .loggingIn(let leg, _): leg.hasUnseen
+        case .reachingDaemon, .requesting, .reachingServer, .reachedServer, .over: false
         }
     }
 
@@ -66,11 +68,7 @@ final class WayIn {
         case (.success(let socket), .reachingDaemon):
             step = .requesting(KeyRequest(socket, key: key.line, tokenLine: destination.tokenLine, limits: limits))
         case (.success(let socket), .reachingServer(let hostKey)):
-            if let leg = RelayLeg.client(socket.take()) {
-                step = .connecting(leg, hostKey: hostKey)
-            } else {
-                failure = Farewell.lost
-            }
+            step = .reachedServer(socket, hostKey: hostKey)
         case (.success, _): break
         }
     }
@@ -78,10 +76,11 @@ final class WayIn {
     /// Does what can be done now.
     func advance() -> Outcome {
         if failure == nil { goOn() }
-        if let failure { return .failed(failure) }
-        guard case .loggingIn(let leg) = step, case .done = logIn(leg) else { return .pending }
-        step = .over
-        return .there(leg)
+        if failure == nil, case .loggingIn(let leg, let key) = step, case .done = logIn(leg, key) {
+            step = .over
+            return .there(leg)
+        }
+        return failure.map { .failed($0) } ?? .pending
     }
 
     private func goOn() {
@@ -94,6 +93,10 @@ final class WayIn {
                 step = .reachingServer(hostKey: server.hostKey)
                 desk.open(destination, port: server.port, tell: mailbox)
             }
+        case .reachedServer(let socket, let hostKey):
+            guard let leg = RelayLeg.client(socket.take()) else { return failure = Farewell.lost }
+            step = .connecting(leg, hostKey: hostKey)
+            connect(leg, hostKey)
         case .connecting(let leg, let hostKey): connect(leg, hostKey)
         case .reachingDaemon, .reachingServer, .loggingIn, .over: break
         }
@@ -109,13 +112,14 @@ final class WayIn {
                     "the SSH server of the sandbox shows another key than its daemon told; stop and start the sandbox"
                 return
             }
-            step = .loggingIn(leg)
+            guard let key = key.copy() else { return failure = Farewell.lost }
+            step = .loggingIn(leg, with: key)
         }
     }
 
     private enum Progress { case pending, done, failed }
 
-    private func logIn(_ leg: RelayLeg) -> Progress {
+    private func logIn(_ leg: RelayLeg, _ key: KeyPair) -> Progress {
         let progress = progress(leg) { ssh_userauth_publickey(leg.session, nil, key.raw) }
         if progress == .failed { failure = "the SSH server of the sandbox refuses our key; try again" }
         return progress

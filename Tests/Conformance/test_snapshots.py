@@ -264,19 +264,22 @@ def test_bad_requests_are_told(api: httpx.Client, registry: UserRegistry, made: 
 def test_a_stranger_sees_and_pulls_nothing(
     api: httpx.Client, database: Database, environment: Environment, registry: UserRegistry, login: str, made: Made, sandboxes: Sandboxes
 ) -> None:
-    """Somebody else has no login for that registry, also where this host has the image already."""
+    """Somebody else has no login for that registry, also where this host has the image already, and he knows its digest."""
     image = registry.push(BUSYBOX, "team/private:1.0")
+    with registry.client() as wire:
+        accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+        digest = wire.head("/team/private/manifests/1.0", headers=accept).headers["Docker-Content-Digest"]
     mine = made.ask("private", image)
     assert made.settled(mine["id"])["state"] == "active"
     with Tenant(database, f"stranger-{sandboxes.run}") as stranger, httpx.Client(
         base_url=environment.api_url, headers={"Authorization": f"Bearer {stranger.key}"}, timeout=30
     ) as other:
         assert other.get(f"/snapshots/{mine['id']}").status_code == 404
-        asked = other.post("/snapshots", json={"name": "theirs", "imageName": image}).json()
-        theirs = Made(other, "stranger")
-        found = theirs.settled(asked["id"], 60)
-        assert found["state"] == "error" and "registry refuses" in found["errorReason"], found
-        assert other.delete(f"/snapshots/{asked['id']}").status_code == 200
+        for name in (image, f"{registry.host}/team/private@{digest}"):
+            asked = other.post("/snapshots", json={"name": "theirs", "imageName": name}).json()
+            found = Made(other, "stranger").settled(asked["id"], 60)
+            assert found["state"] == "error" and "registry refuses" in found["errorReason"], found
+            assert other.delete(f"/snapshots/{asked['id']}").status_code == 200
 
 
 # ---- what the tests do behind Martlet's back --------------------------------------------------------------------------------

@@ -44,13 +44,15 @@ CREATE TABLE snapshot_job (
     done_bytes bigint,
     total_bytes bigint,
     created_at timestamptz NOT NULL DEFAULT now(),
-    deadline_at timestamptz NOT NULL DEFAULT now() + interval '60 minutes'
+    idle_since timestamptz NOT NULL DEFAULT now(),
+    deadline_at timestamptz NOT NULL DEFAULT now() + interval '6 hours'
 );
 COMMENT ON TABLE snapshot_job IS 'Work on a snapshot that is not done. Made by triggers on snapshot; written by SQL functions only (claim_snapshot_job, hold_, finish_, fail_); read by api and operator; gone when it is done, failed or not wanted.';
 COMMENT ON COLUMN snapshot_job.epoch IS 'Fencing token: another, larger one at every claim; 0 before the first. Whoever was at it before touches no row any more.';
 COMMENT ON COLUMN snapshot_job.claims IS 'How often it was begun without an end: a runner that dies of it takes no others with it for ever.';
 COMMENT ON COLUMN snapshot_job.not_before IS 'After a failure that may pass it waits until then.';
-COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it.';
+COMMENT ON COLUMN snapshot_job.idle_since IS 'Before its first claim: since when no runner of its regions has been seen at any job.';
+COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it: 60 minutes after the first claim, and before that after 6 hours of waiting for one.';
 CREATE INDEX snapshot_job_by_age ON snapshot_job (created_at);
 -- Of all jobs together: one that is deleted and made again never gives a token twice.
 CREATE SEQUENCE snapshot_job_epoch;
@@ -216,6 +218,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE snapshot_job j SET runner_id = me, epoch = nextval('snapshot_job_epoch'), claims = j.claims + 1, step = NULL, done_bytes = NULL,
+            deadline_at = CASE WHEN j.epoch = 0 THEN now() + interval '60 minutes' ELSE j.deadline_at END,
             total_bytes = NULL, lease_expires_at = now() + make_interval(secs => lease_seconds)
         WHERE j.snapshot_id = found;
     UPDATE snapshot s SET state = CASE WHEN s.build_info IS NULL THEN 'pulling' ELSE 'building' END WHERE s.id = found;
@@ -328,20 +331,30 @@ BEGIN
         RETURN 0;
     END IF;
     PERFORM set_config('martlet.actor', 'timer', true);
+    -- While runners of its regions are at others, a job has its place in their queue.
+    UPDATE snapshot_job SET idle_since = now() WHERE snapshot_id IN (
+        SELECT j.snapshot_id FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
+        WHERE j.epoch = 0 AND j.idle_since < now() - interval '1 minute' AND EXISTS (
+            SELECT FROM snapshot_job o JOIN runner r ON r.id = o.runner_id
+            WHERE o.lease_expires_at > now() AND o.deadline_at > now()
+                AND (cardinality(s.region_ids) = 0 OR r.region_id = ANY (s.region_ids)))
+        FOR NO KEY UPDATE OF s, j SKIP LOCKED);
     FOR late IN
-        SELECT s.id, j.step, j.last_error, j.claims, j.deadline_at < now() AS is_late, r.name AS runner
+        SELECT s.id, j.step, j.last_error, j.claims, j.epoch = 0 AS is_untouched, j.deadline_at < now() AS is_late, r.name AS runner
         FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id LEFT JOIN runner r ON r.id = j.runner_id
         WHERE j.deadline_at < now()
             OR j.claims >= snapshot_claims_limit() AND coalesce(j.lease_expires_at, now()) <= now()
-            OR j.epoch = 0 AND j.created_at < now() - interval '10 minutes'
+            OR j.epoch = 0 AND j.idle_since < now() - interval '10 minutes'
         FOR NO KEY UPDATE OF s SKIP LOCKED
     LOOP
         PERFORM end_snapshot_job(late.id, CASE
+            WHEN late.is_late AND late.is_untouched THEN 'step wait: the queue is too long: the runners of its regions were at others for '
+                || '6 hours; activate it again later, or add runners (the operator)'
             WHEN late.is_late THEN format('step %s: not done within its deadline of 60 minutes%s', coalesce(late.step, 'wait'),
                 coalesce('; the last failure was: ' || late.last_error, ''))
             WHEN late.claims > 0 THEN format('step %s: its runner ended %s times while at it, last %s; look at that runner''s log',
                 coalesce(late.step, 'begin'), late.claims, coalesce(late.runner, 'one that is gone'))
-            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY set is needed'
+            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY_URL set is needed'
             END);
         total := total + 1;
     END LOOP;

@@ -135,7 +135,7 @@ import Testing
             try await database.withRunner { runner in
                 while try await claim(runner) != nil {}
                 try await database.owner.execute(
-                    "UPDATE snapshot_job SET epoch = 0, claims = 0, created_at = now() - interval '11 minutes' WHERE snapshot_id = \(nobody)"
+                    "UPDATE snapshot_job SET epoch = 0, claims = 0, idle_since = now() - interval '11 minutes', lease_expires_at = NULL WHERE snapshot_id = \(nobody)"
                 )
                 try await database.owner.execute(
                     "UPDATE snapshot_job SET deadline_at = now() - interval '1 s', last_error = 'so it was' WHERE snapshot_id = \(late)"
@@ -150,6 +150,39 @@ import Testing
                     #expect(found.errorReason?.contains(words) == true, "\(found.errorReason ?? "")")
                 }
                 #expect(try await count(database, "snapshot_job") == 0)
+            }
+        }
+    }
+
+    /// A queue is no failure: who is served later has all of his time still. But no queue is for ever.
+    @Test func whoQueuesIsNotLate() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await Bootstrap(database.owner).ensureRegion("far", name: "far")
+            try await database.withRunner { runner in
+                _ = try await ask(database, tenant, name: "busy")
+                #expect(try await claim(runner) != nil)
+                let queued = try await ask(database, tenant, name: "queued")
+                let elsewhere = try await ask(database, tenant, name: "elsewhere") { $0.regionIDs = ["far"] }
+                try await database.owner.execute(
+                    "UPDATE snapshot_job SET created_at = now() - interval '2 hours', idle_since = now() - interval '2 hours' WHERE epoch = 0"
+                )
+                #expect(try await database.owner.snapshots.housekeep() == 1, "nobody of the far region is at anything")
+                #expect(try await state(database, elsewhere) == .error)
+                #expect(try await state(database, queued) == .pending)
+                let job = try #require(try await claim(runner))
+                #expect(job.snapshot == queued)
+                #expect(job.timeLeft > .seconds(3500) && job.timeLeft <= .seconds(3600))
+
+                let endless = try await ask(database, tenant, name: "endless")
+                try await database.owner.execute(
+                    "UPDATE snapshot_job SET deadline_at = now() - interval '1 s' WHERE epoch = 0"
+                )
+                #expect(try await database.owner.snapshots.housekeep() == 1)
+                let found = try #require(
+                    try await database.owner.snapshots.find("\(endless)", for: tenant.organization)
+                )
+                #expect(found.errorReason?.contains("queue is too long") == true, "\(found.errorReason ?? "")")
             }
         }
     }

@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import NIOCore
+import NIOPosix
 import Postgres
 import Runner
 import Store
@@ -59,6 +60,34 @@ import Testing
                 }
                 try await host.eventually("the fetching is over") {
                     try await host.database.owner.queryFirst("SELECT FROM runner_pull") == nil
+                }
+            }
+        }
+    }
+
+    /// More early fetches than there are hands, from a registry that never answers.
+    @Test func noSandboxWaitsForEarlyFetches() async throws {
+        try await TestHost.with { host in
+            let silent = try await ServerBootstrap(group: .singletonMultiThreadedEventLoopGroup)
+                .bind(host: "127.0.0.1", port: 0).get()
+            let images = (0...host.configuration.pace.pullsLimit).map {
+                "127.0.0.1:\(silent.localAddress?.port ?? 0)/never:\($0)"
+            }
+            try await host.withParts { parts in
+                let (wakes, wake) = AsyncStream<SandboxID>.makeStream()
+                var woken = wakes.makeAsyncIterator()
+                try await withThrowingTaskGroup(of: Void.self) { group in
+                    group.addTask { await parts.puller.run { wake.yield($0) } }
+                    for image in images { group.addTask { _ = await parts.puller.prefetch(image) } }
+                    let (own, joining) = (SandboxID.random(), SandboxID.random())
+                    try await host.eventually("the early ones to have begun") {
+                        try await host.database.owner.query("SELECT FROM runner_pull").count == images.count
+                    }
+                    try parts.puller.fetch("127.0.0.1:1/none:1.0", for: own)
+                    #expect(await woken.next() == own)
+                    try parts.puller.fetch(images[0], for: joining)
+                    try await silent.close().get()
+                    group.cancelAll()
                 }
             }
         }

@@ -64,7 +64,8 @@ CREATE TABLE discarded_repository (
     discarded_at timestamptz NOT NULL DEFAULT now(),
     not_before timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE discarded_repository IS 'Repositories of the internal registry that hold what may not be needed any more. Written by triggers on snapshot, and by claim_discarded() and settle_discarded() for the runner that removes it there; gone when nothing is left to remove.';
+COMMENT ON TABLE discarded_repository IS 'Repositories of the internal registry that hold what may not be needed any more. Written by triggers on snapshot, and by claim_discarded() and settle_discarded() for the runner that removes it there; gone when nothing is left to remove, and nobody can be pushing into it any more.';
+COMMENT ON COLUMN discarded_repository.discarded_at IS 'A runner whose job was ended may push for as long as the job might have taken: the row outlives that.';
 
 -- Registries ------------------------------------------------------------------------------------------------------
 
@@ -141,6 +142,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     prefix text := internal_registry() || '/';
     cause text := nullif(current_setting('martlet.cause', true), '');
+    is_discarded boolean := TG_OP = 'DELETE' AND (OLD.image IS NULL OR starts_with(OLD.image, prefix))
+        OR TG_OP = 'UPDATE' AND starts_with(OLD.image, prefix) AND NEW.image IS DISTINCT FROM OLD.image;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         PERFORM record_event('snapshot.created', NEW.id, NEW.organization_id, NULL, NEW.state, NULL);
@@ -156,13 +159,14 @@ BEGIN
         PERFORM pg_notify('snapshots', 'job');
     ELSIF TG_OP = 'UPDATE' AND NEW.state NOT IN ('pending', 'pulling', 'building', 'snapshotting') THEN
         DELETE FROM snapshot_job WHERE snapshot_id = NEW.id;
+        -- It was not finished, since that deletes it before: what it has pushed, or will have, is nobody's.
+        is_discarded := is_discarded OR FOUND;
     END IF;
     -- What is pushed but not recorded yet is in the same repository, so it goes too.
-    IF TG_OP = 'DELETE' AND (OLD.image IS NULL OR starts_with(OLD.image, prefix))
-        OR TG_OP = 'UPDATE' AND starts_with(OLD.image, prefix) AND NEW.image IS DISTINCT FROM OLD.image THEN
-        INSERT INTO discarded_repository (repository) VALUES (coalesce(
-                substr(split_part(OLD.image, '@', 1), length(prefix) + 1), 'snapshots/' || OLD.id))
-            ON CONFLICT (repository) DO UPDATE SET not_before = now();
+    IF is_discarded THEN
+        INSERT INTO discarded_repository (repository) VALUES (CASE WHEN starts_with(OLD.image, prefix)
+                THEN substr(split_part(OLD.image, '@', 1), length(prefix) + 1) ELSE 'snapshots/' || OLD.id END)
+            ON CONFLICT (repository) DO UPDATE SET not_before = now(), discarded_at = now();
         PERFORM pg_notify('snapshots', 'discarded');
     END IF;
     IF TG_OP = 'UPDATE' AND NEW.state = 'active' AND OLD.state <> 'active' THEN
@@ -390,13 +394,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WHERE s.id IS NOT NULL OR x.id IS NOT NULL GROUP BY asked.name
 $$;
 
--- Runner: there may be something in it that nobody needs.
-CREATE FUNCTION discard_repository(discarded text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    INSERT INTO discarded_repository (repository) SELECT discarded WHERE require_runner() IS NOT NULL
-    ON CONFLICT (repository) DO UPDATE SET not_before = now()
-$$;
-
 -- Runner: a repository to look through, for a while mine alone; NULL when there is none. Not one that a job pushes into: what
 -- it has pushed and not yet recorded looks like nobody's.
 CREATE FUNCTION claim_discarded(lease_seconds integer) RETURNS text
@@ -408,14 +405,15 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     RETURNING repository
 $$;
 
--- Runner: what could be removed of it is; what is still used is looked at again later.
+-- Runner: what could be removed of it is. It is looked at again later while something of it is used, and until whoever may be
+-- pushing into it still has ended: a job takes 60 minutes at most.
 CREATE FUNCTION settle_discarded(looked_through text, is_all_gone boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     PERFORM require_runner();
-    IF is_all_gone THEN
-        DELETE FROM discarded_repository WHERE repository = looked_through;
-    ELSE
+    DELETE FROM discarded_repository
+        WHERE repository = looked_through AND is_all_gone AND discarded_at < now() - interval '65 minutes';
+    IF NOT FOUND THEN
         UPDATE discarded_repository SET not_before = now() + interval '15 minutes' WHERE repository = looked_through;
     END IF;
 END
@@ -464,6 +462,8 @@ REVOKE UPDATE ON snapshot FROM martlet_api;
 GRANT UPDATE (desired_state, recover_count, name, cpu, memory_gib, disk_gib, region_ids) ON snapshot TO martlet_api;
 GRANT SELECT ON snapshot_job TO martlet_api, martlet_operator;
 GRANT SELECT ON discarded_repository, snapshots, image_pulls TO martlet_operator;
+-- To have it looked through sooner.
+GRANT UPDATE (not_before) ON discarded_repository TO martlet_operator;
 GRANT SELECT (id, organization_id, name, host, project, username, created_at, updated_at) ON docker_registry
     TO martlet_api, martlet_operator;
 GRANT INSERT, UPDATE, DELETE ON docker_registry TO martlet_api;
@@ -474,5 +474,5 @@ GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martle
 GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), release_snapshot_jobs(), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
-    discard_repository(text), claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
+    claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

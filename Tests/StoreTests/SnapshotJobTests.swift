@@ -227,7 +227,46 @@ import Testing
                 #expect(try await runner.jobs.imagesInUse(among: [image]).isEmpty)
                 #expect(try await runner.jobs.wantedImages(among: [image]).isEmpty)
                 try await runner.jobs.settleDiscarded(InternalImage.repository(of: id), isAllGone: true)
+                #expect(try await count(database, "discarded_repository") == 1, "somebody may be pushing still")
+                try await database.owner.execute(
+                    "UPDATE discarded_repository SET discarded_at = now() - interval '66 minutes'"
+                )
+                try await runner.jobs.settleDiscarded(InternalImage.repository(of: id), isAllGone: true)
                 #expect(try await count(database, "discarded_repository") == 0)
+            }
+        }
+    }
+
+    /// The runner learns of it later, when it has pushed: nothing it pushed may be without a row that leads to it.
+    @Test func whatAnEndedJobMayPushIsDiscarded() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner { runner in
+                let (deleted, rested, failed) = (
+                    try await ask(database, tenant, name: "deleted"), try await ask(database, tenant, name: "rested"),
+                    try await ask(database, tenant, name: "failed")
+                )
+                let active = try await ask(database, tenant, name: "active")
+                while let job = try await claim(runner) {
+                    if job.snapshot == active { #expect(try await runner.jobs.finish(job, made(active))) }
+                    if job.snapshot == failed { #expect(try await runner.jobs.fail(job, reason: "x", retryAfter: nil)) }
+                }
+                #expect(try await database.owner.snapshots.delete(deleted, of: tenant.organization, by: Actor("test")))
+                try await database.owner.execute("UPDATE snapshot SET desired_state = 'inactive' WHERE id = \(rested)")
+                let rows = try await database.owner.query("SELECT repository FROM discarded_repository")
+                let expected = Set([deleted, rested, failed].map(InternalImage.repository))
+                #expect(Set(try rows.map { try $0["repository"] as String }) == expected)
+
+                let repository = InternalImage.repository(of: deleted)
+                try await database.owner.execute(
+                    "UPDATE discarded_repository SET discarded_at = now() - interval '64 minutes', not_before = now() - interval '1 s' WHERE repository = \(repository)"
+                )
+                #expect(try await runner.jobs.claimDiscarded(for: .seconds(60)) == repository)
+                try await runner.jobs.settleDiscarded(repository, isAllGone: true)
+                let row = try await database.owner.queryFirst(
+                    "SELECT not_before > now() AS rests FROM discarded_repository WHERE repository = \(repository)"
+                )
+                #expect(try row?["rests"] == true, "it is looked through again")
             }
         }
     }

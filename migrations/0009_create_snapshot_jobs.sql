@@ -15,6 +15,7 @@ ALTER TABLE snapshot
     ADD COLUMN desired_state text NOT NULL DEFAULT 'active' CHECK (desired_state IN ('active', 'inactive')),
     ADD COLUMN recover_count integer NOT NULL DEFAULT 0,
     ADD COLUMN image_name text CHECK (length(image_name) BETWEEN 1 AND 512),
+    ADD COLUMN lost_image text,
     ADD COLUMN build_info jsonb CHECK (jsonb_typeof(build_info) = 'object'),
     ADD COLUMN image_entrypoint text[],
     ADD COLUMN region_ids text[] NOT NULL DEFAULT '{}',
@@ -26,6 +27,7 @@ COMMENT ON COLUMN snapshot.desired_state IS 'UPDATE this to activate or deactiva
 COMMENT ON COLUMN snapshot.recover_count IS 'Adding to it tries a failed snapshot again.';
 COMMENT ON COLUMN snapshot.image IS 'What sandboxes start from: an image of the internal registry by digest, or, where neither image_name nor build_info is set, whatever the runner''s engine knows by this name.';
 COMMENT ON COLUMN snapshot.image_name IS 'The image that was asked for, as its registry names it: a runner pulls it into the internal registry.';
+COMMENT ON COLUMN snapshot.lost_image IS 'Its image that the internal registry has lost: sandboxes that need that get what is made anew.';
 COMMENT ON COLUMN snapshot.build_info IS 'What the image is built from; a job of kind build.';
 COMMENT ON COLUMN snapshot.image_entrypoint IS 'What the image itself starts with, for readers.';
 COMMENT ON COLUMN snapshot.region_ids IS 'Regions whose runners make it and fetch it before anybody needs it; empty means any, and none fetches it early.';
@@ -265,6 +267,10 @@ BEGIN
     UPDATE snapshot SET state = 'active', error_reason = NULL, image = made_image, architecture = made_architecture,
             image_entrypoint = made_entrypoint, size_bytes = made_size, activated_at = now()
         WHERE id = job;
+    -- A tag may have moved since: those whose image was lost start from what it is now.
+    UPDATE sandbox x SET image = made_image FROM snapshot s
+        WHERE s.id = job AND x.snapshot_id = job AND x.image = s.lost_image AND x.destroyed_at IS NULL;
+    UPDATE snapshot SET lost_image = NULL WHERE id = job AND lost_image IS NOT NULL;
     RETURN true;
 END
 $$;
@@ -315,6 +321,7 @@ DECLARE
 BEGIN
     PERFORM require_runner();
     PERFORM set_config('martlet.cause', 'its image is gone from the registry', true);
+    UPDATE snapshot SET lost_image = lost WHERE image = lost AND lost_image IS DISTINCT FROM lost;
     UPDATE snapshot SET state = 'pending' WHERE image = lost AND state = 'active' AND num_nonnulls(image_name, build_info) > 0;
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN changed;
@@ -374,12 +381,14 @@ $$;
 
 -- The internal registry's garbage -----------------------------------------------------------------------------------
 
--- Of these images those that a snapshot or a living sandbox starts from.
+-- Of these images those that a snapshot or a living sandbox starts from, or that a job may be about to record.
 CREATE FUNCTION images_in_use(images text[]) RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT asked.name FROM unnest(images) AS asked (name)
     WHERE EXISTS (SELECT FROM snapshot s WHERE s.image = asked.name)
         OR EXISTS (SELECT FROM sandbox x WHERE x.image = asked.name AND x.destroyed_at IS NULL)
+        OR EXISTS (SELECT FROM snapshot_job j
+            WHERE starts_with(asked.name, internal_registry() || '/snapshots/' || j.snapshot_id || '@'))
 $$;
 
 -- Runner: of these images those that its cache is for, with when a sandbox was last made from one: what an active snapshot

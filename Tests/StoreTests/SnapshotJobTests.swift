@@ -286,6 +286,32 @@ import Testing
         }
     }
 
+    /// Its tag may have moved meanwhile.
+    @Test func sandboxesOfALostImageGetWhatIsMadeAnew() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let id = try await ask(database, tenant)
+            try await database.withRunner { runner in
+                #expect(try await runner.jobs.finish(try #require(try await claim(runner)), made(id)))
+                let snapshot = try #require(try await database.owner.snapshots.find("one", for: tenant.organization))
+                let lost = try await database.makeSandbox(of: tenant) { $0.snapshot = snapshot }
+                let other = try await database.makeSandbox(of: tenant) { $0.snapshot = snapshot }
+                try await database.owner.execute("UPDATE sandbox SET image = 'older' WHERE id = \(other.id)")
+                _ = try await runner.jobs.reportLost(made(id).image)
+                var anew = made(id)
+                anew.image = InternalImage(
+                    repository: anew.image.repository,
+                    digest: "sha256:" + String(repeating: "0b", count: 32)
+                )
+                #expect(try await runner.jobs.finish(try #require(try await claim(runner)), anew))
+                #expect(try await image(database, lost.id) == anew.image.description)
+                #expect(try await image(database, other.id) == "older")
+                let row = try await database.owner.queryFirst("SELECT lost_image FROM snapshot WHERE id = \(id)")
+                #expect(try row?["lost_image"] as String? == nil)
+            }
+        }
+    }
+
     @Test func useIsNotedAndTheUnusedGoesInactive() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()
@@ -475,6 +501,10 @@ import Testing
 
     private func state(_ database: TestDatabase, _ id: SnapshotID) async throws -> SnapshotState {
         try #require(try await database.owner.queryFirst("SELECT state FROM snapshot WHERE id = \(id)"))["state"]
+    }
+
+    private func image(_ database: TestDatabase, _ id: SandboxID) async throws -> String {
+        try #require(try await database.owner.queryFirst("SELECT image FROM sandbox WHERE id = \(id)"))["image"]
     }
 
     private func expireLease(_ database: TestDatabase) async throws {

@@ -189,11 +189,16 @@ final class ImageCache: Sendable {
         for tag in try await client.tags(of: repository) {
             if let digest = try await client.digest(of: tag, in: repository) { digests.insert(digest) }
         }
-        let names = digests.map { InternalImage(repository: repository, digest: $0).description }
-        let used = try await parts.queries.imagesInUse(among: names)
-        for digest in digests where !used.contains(InternalImage(repository: repository, digest: digest).description) {
-            try await client.delete(digest, in: repository)
+        var isAllGone = true
+        for digest in digests {
+            // Asked anew for each: a job may have begun, or have recorded it.
+            let name = InternalImage(repository: repository, digest: digest).description
+            if try await parts.queries.imagesInUse(among: [name]).isEmpty {
+                try await client.delete(digest, in: repository)
+            } else {
+                isAllGone = false
+            }
         }
-        try await parts.queries.settleDiscarded(repository, isAllGone: used.isEmpty)
+        try await parts.queries.settleDiscarded(repository, isAllGone: isAllGone)
     }
 }

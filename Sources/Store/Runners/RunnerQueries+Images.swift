@@ -68,7 +68,7 @@ extension RunnerQueries {
         ).flatMap { try $0["repository"] as String? }
     }
 
-    /// Of these images those that a snapshot or a living sandbox starts from.
+    /// Of these images those that a snapshot or a living sandbox starts from, or that a job may be about to record.
     package func imagesInUse(among images: [String]) async throws -> Set<String> {
         Set(try await client.query("SELECT images_in_use(\(images)) AS image").map { try $0["image"] as String })
     }

@@ -15,6 +15,7 @@ ALTER TABLE snapshot
     ADD COLUMN desired_state text NOT NULL DEFAULT 'active' CHECK (desired_state IN ('active', 'inactive')),
     ADD COLUMN recover_count integer NOT NULL DEFAULT 0,
     ADD COLUMN image_name text CHECK (length(image_name) BETWEEN 1 AND 512),
+    ADD COLUMN lost_image text,
     ADD COLUMN build_info jsonb CHECK (jsonb_typeof(build_info) = 'object'),
     ADD COLUMN image_entrypoint text[],
     ADD COLUMN region_ids text[] NOT NULL DEFAULT '{}',
@@ -26,6 +27,7 @@ COMMENT ON COLUMN snapshot.desired_state IS 'UPDATE this to activate or deactiva
 COMMENT ON COLUMN snapshot.recover_count IS 'Adding to it tries a failed snapshot again.';
 COMMENT ON COLUMN snapshot.image IS 'What sandboxes start from: an image of the internal registry by digest, or, where neither image_name nor build_info is set, whatever the runner''s engine knows by this name.';
 COMMENT ON COLUMN snapshot.image_name IS 'The image that was asked for, as its registry names it: a runner pulls it into the internal registry.';
+COMMENT ON COLUMN snapshot.lost_image IS 'Its image that the internal registry has lost: sandboxes that need that get what is made anew.';
 COMMENT ON COLUMN snapshot.build_info IS 'What the image is built from; a job of kind build.';
 COMMENT ON COLUMN snapshot.image_entrypoint IS 'What the image itself starts with, for readers.';
 COMMENT ON COLUMN snapshot.region_ids IS 'Regions whose runners make it and fetch it before anybody needs it; empty means any, and none fetches it early.';
@@ -44,13 +46,15 @@ CREATE TABLE snapshot_job (
     done_bytes bigint,
     total_bytes bigint,
     created_at timestamptz NOT NULL DEFAULT now(),
-    deadline_at timestamptz NOT NULL DEFAULT now() + interval '60 minutes'
+    idle_since timestamptz NOT NULL DEFAULT now(),
+    deadline_at timestamptz NOT NULL DEFAULT now() + interval '6 hours'
 );
 COMMENT ON TABLE snapshot_job IS 'Work on a snapshot that is not done. Made by triggers on snapshot; written by SQL functions only (claim_snapshot_job, hold_, finish_, fail_); read by api and operator; gone when it is done, failed or not wanted.';
 COMMENT ON COLUMN snapshot_job.epoch IS 'Fencing token: another, larger one at every claim; 0 before the first. Whoever was at it before touches no row any more.';
 COMMENT ON COLUMN snapshot_job.claims IS 'How often it was begun without an end: a runner that dies of it takes no others with it for ever.';
 COMMENT ON COLUMN snapshot_job.not_before IS 'After a failure that may pass it waits until then.';
-COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it.';
+COMMENT ON COLUMN snapshot_job.idle_since IS 'Before its first claim: since when no runner of its regions has been seen at any job.';
+COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it: 60 minutes after the first claim, and before that after 6 hours of waiting for one.';
 CREATE INDEX snapshot_job_by_age ON snapshot_job (created_at);
 -- Of all jobs together: one that is deleted and made again never gives a token twice.
 CREATE SEQUENCE snapshot_job_epoch;
@@ -62,7 +66,8 @@ CREATE TABLE discarded_repository (
     discarded_at timestamptz NOT NULL DEFAULT now(),
     not_before timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE discarded_repository IS 'Repositories of the internal registry that hold what may not be needed any more. Written by triggers on snapshot, and by claim_discarded() and settle_discarded() for the runner that removes it there; gone when nothing is left to remove.';
+COMMENT ON TABLE discarded_repository IS 'Repositories of the internal registry that hold what may not be needed any more. Written by triggers on snapshot, and by claim_discarded() and settle_discarded() for the runner that removes it there; gone when nothing is left to remove, and nobody can be pushing into it any more.';
+COMMENT ON COLUMN discarded_repository.discarded_at IS 'A runner whose job was ended may push for as long as the job might have taken: the row outlives that.';
 
 -- Registries ------------------------------------------------------------------------------------------------------
 
@@ -139,6 +144,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     prefix text := internal_registry() || '/';
     cause text := nullif(current_setting('martlet.cause', true), '');
+    is_discarded boolean := TG_OP = 'DELETE' AND (OLD.image IS NULL OR starts_with(OLD.image, prefix))
+        OR TG_OP = 'UPDATE' AND starts_with(OLD.image, prefix) AND NEW.image IS DISTINCT FROM OLD.image;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         PERFORM record_event('snapshot.created', NEW.id, NEW.organization_id, NULL, NEW.state, NULL);
@@ -154,13 +161,14 @@ BEGIN
         PERFORM pg_notify('snapshots', 'job');
     ELSIF TG_OP = 'UPDATE' AND NEW.state NOT IN ('pending', 'pulling', 'building', 'snapshotting') THEN
         DELETE FROM snapshot_job WHERE snapshot_id = NEW.id;
+        -- It was not finished, since that deletes it before: what it has pushed, or will have, is nobody's.
+        is_discarded := is_discarded OR FOUND;
     END IF;
     -- What is pushed but not recorded yet is in the same repository, so it goes too.
-    IF TG_OP = 'DELETE' AND (OLD.image IS NULL OR starts_with(OLD.image, prefix))
-        OR TG_OP = 'UPDATE' AND starts_with(OLD.image, prefix) AND NEW.image IS DISTINCT FROM OLD.image THEN
-        INSERT INTO discarded_repository (repository) VALUES (coalesce(
-                substr(split_part(OLD.image, '@', 1), length(prefix) + 1), 'snapshots/' || OLD.id))
-            ON CONFLICT (repository) DO UPDATE SET not_before = now();
+    IF is_discarded THEN
+        INSERT INTO discarded_repository (repository) VALUES (CASE WHEN starts_with(OLD.image, prefix)
+                THEN substr(split_part(OLD.image, '@', 1), length(prefix) + 1) ELSE 'snapshots/' || OLD.id END)
+            ON CONFLICT (repository) DO UPDATE SET not_before = now(), discarded_at = now();
         PERFORM pg_notify('snapshots', 'discarded');
     END IF;
     IF TG_OP = 'UPDATE' AND NEW.state = 'active' AND OLD.state <> 'active' THEN
@@ -216,6 +224,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE snapshot_job j SET runner_id = me, epoch = nextval('snapshot_job_epoch'), claims = j.claims + 1, step = NULL, done_bytes = NULL,
+            deadline_at = CASE WHEN j.epoch = 0 THEN now() + interval '60 minutes' ELSE j.deadline_at END,
             total_bytes = NULL, lease_expires_at = now() + make_interval(secs => lease_seconds)
         WHERE j.snapshot_id = found;
     UPDATE snapshot s SET state = CASE WHEN s.build_info IS NULL THEN 'pulling' ELSE 'building' END WHERE s.id = found;
@@ -258,6 +267,10 @@ BEGIN
     UPDATE snapshot SET state = 'active', error_reason = NULL, image = made_image, architecture = made_architecture,
             image_entrypoint = made_entrypoint, size_bytes = made_size, activated_at = now()
         WHERE id = job;
+    -- A tag may have moved since: those whose image was lost start from what it is now.
+    UPDATE sandbox x SET image = made_image FROM snapshot s
+        WHERE s.id = job AND x.snapshot_id = job AND x.image = s.lost_image AND x.destroyed_at IS NULL;
+    UPDATE snapshot SET lost_image = NULL WHERE id = job AND lost_image IS NOT NULL;
     RETURN true;
 END
 $$;
@@ -308,6 +321,7 @@ DECLARE
 BEGIN
     PERFORM require_runner();
     PERFORM set_config('martlet.cause', 'its image is gone from the registry', true);
+    UPDATE snapshot SET lost_image = lost WHERE image = lost AND lost_image IS DISTINCT FROM lost;
     UPDATE snapshot SET state = 'pending' WHERE image = lost AND state = 'active' AND num_nonnulls(image_name, build_info) > 0;
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN changed;
@@ -328,20 +342,30 @@ BEGIN
         RETURN 0;
     END IF;
     PERFORM set_config('martlet.actor', 'timer', true);
+    -- While runners of its regions are at others, a job has its place in their queue.
+    UPDATE snapshot_job SET idle_since = now() WHERE snapshot_id IN (
+        SELECT j.snapshot_id FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
+        WHERE j.epoch = 0 AND j.idle_since < now() - interval '1 minute' AND EXISTS (
+            SELECT FROM snapshot_job o JOIN runner r ON r.id = o.runner_id
+            WHERE o.lease_expires_at > now() AND o.deadline_at > now()
+                AND (cardinality(s.region_ids) = 0 OR r.region_id = ANY (s.region_ids)))
+        FOR NO KEY UPDATE OF s, j SKIP LOCKED);
     FOR late IN
-        SELECT s.id, j.step, j.last_error, j.claims, j.deadline_at < now() AS is_late, r.name AS runner
+        SELECT s.id, j.step, j.last_error, j.claims, j.epoch = 0 AS is_untouched, j.deadline_at < now() AS is_late, r.name AS runner
         FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id LEFT JOIN runner r ON r.id = j.runner_id
         WHERE j.deadline_at < now()
             OR j.claims >= snapshot_claims_limit() AND coalesce(j.lease_expires_at, now()) <= now()
-            OR j.epoch = 0 AND j.created_at < now() - interval '10 minutes'
+            OR j.epoch = 0 AND j.idle_since < now() - interval '10 minutes'
         FOR NO KEY UPDATE OF s SKIP LOCKED
     LOOP
         PERFORM end_snapshot_job(late.id, CASE
+            WHEN late.is_late AND late.is_untouched THEN 'step wait: the queue is too long: the runners of its regions were at others for '
+                || '6 hours; activate it again later, or add runners (the operator)'
             WHEN late.is_late THEN format('step %s: not done within its deadline of 60 minutes%s', coalesce(late.step, 'wait'),
                 coalesce('; the last failure was: ' || late.last_error, ''))
             WHEN late.claims > 0 THEN format('step %s: its runner ended %s times while at it, last %s; look at that runner''s log',
                 coalesce(late.step, 'begin'), late.claims, coalesce(late.runner, 'one that is gone'))
-            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY set is needed'
+            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY_URL set is needed'
             END);
         total := total + 1;
     END LOOP;
@@ -357,12 +381,14 @@ $$;
 
 -- The internal registry's garbage -----------------------------------------------------------------------------------
 
--- Of these images those that a snapshot or a living sandbox starts from.
+-- Of these images those that a snapshot or a living sandbox starts from, or that a job may be about to record.
 CREATE FUNCTION images_in_use(images text[]) RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT asked.name FROM unnest(images) AS asked (name)
     WHERE EXISTS (SELECT FROM snapshot s WHERE s.image = asked.name)
         OR EXISTS (SELECT FROM sandbox x WHERE x.image = asked.name AND x.destroyed_at IS NULL)
+        OR EXISTS (SELECT FROM snapshot_job j
+            WHERE starts_with(asked.name, internal_registry() || '/snapshots/' || j.snapshot_id || '@'))
 $$;
 
 -- Runner: of these images those that its cache is for, with when a sandbox was last made from one: what an active snapshot
@@ -377,13 +403,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WHERE s.id IS NOT NULL OR x.id IS NOT NULL GROUP BY asked.name
 $$;
 
--- Runner: there may be something in it that nobody needs.
-CREATE FUNCTION discard_repository(discarded text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    INSERT INTO discarded_repository (repository) SELECT discarded WHERE require_runner() IS NOT NULL
-    ON CONFLICT (repository) DO UPDATE SET not_before = now()
-$$;
-
 -- Runner: a repository to look through, for a while mine alone; NULL when there is none. Not one that a job pushes into: what
 -- it has pushed and not yet recorded looks like nobody's.
 CREATE FUNCTION claim_discarded(lease_seconds integer) RETURNS text
@@ -395,14 +414,15 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     RETURNING repository
 $$;
 
--- Runner: what could be removed of it is; what is still used is looked at again later.
+-- Runner: what could be removed of it is. It is looked at again later while something of it is used, and until whoever may be
+-- pushing into it still has ended: a job takes 60 minutes at most.
 CREATE FUNCTION settle_discarded(looked_through text, is_all_gone boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     PERFORM require_runner();
-    IF is_all_gone THEN
-        DELETE FROM discarded_repository WHERE repository = looked_through;
-    ELSE
+    DELETE FROM discarded_repository
+        WHERE repository = looked_through AND is_all_gone AND discarded_at < now() - interval '65 minutes';
+    IF NOT FOUND THEN
         UPDATE discarded_repository SET not_before = now() + interval '15 minutes' WHERE repository = looked_through;
     END IF;
 END
@@ -451,6 +471,8 @@ REVOKE UPDATE ON snapshot FROM martlet_api;
 GRANT UPDATE (desired_state, recover_count, name, cpu, memory_gib, disk_gib, region_ids) ON snapshot TO martlet_api;
 GRANT SELECT ON snapshot_job TO martlet_api, martlet_operator;
 GRANT SELECT ON discarded_repository, snapshots, image_pulls TO martlet_operator;
+-- To have it looked through sooner.
+GRANT UPDATE (not_before) ON discarded_repository TO martlet_operator;
 GRANT SELECT (id, organization_id, name, host, project, username, created_at, updated_at) ON docker_registry
     TO martlet_api, martlet_operator;
 GRANT INSERT, UPDATE, DELETE ON docker_registry TO martlet_api;
@@ -461,5 +483,5 @@ GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martle
 GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), release_snapshot_jobs(), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
-    discard_repository(text), claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
+    claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

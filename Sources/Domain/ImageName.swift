@@ -117,9 +117,11 @@ package struct RegistryHost: Sendable, Hashable {
         {
             return true
         }
-        // Of IPv6 only 2000::/3 is public.
-        if name.contains(":") { return name.prefixMatch(of: /[23][0-9a-f]{3}:/) == nil || name.contains(".") }
-        guard name.wholeMatch(of: /[0-9.]+|0x[0-9a-f.x]+/) != nil else { return false }
+        if name.contains(":") { return Self.isPrivateIPv6(name) }
+        // One label is completed by the resolver's own domain, or is a name of this network's.
+        guard let last = name.split(separator: ".").last, name.contains(".") else { return true }
+        // Resolvers read a name whose last label is a number as an address.
+        guard last.wholeMatch(of: /[0-9]+|0x[0-9a-f]*/) != nil else { return false }
         let octets = name.split(separator: ".", omittingEmptySubsequences: false).compactMap { UInt8($0) }
         // Other ways to write an address (2130706433, 127.1, 0x7f.1) are taken for the worst.
         guard octets.count == 4, octets.map(String.init).joined(separator: ".") == name else { return true }
@@ -128,6 +130,15 @@ package struct RegistryHost: Sendable, Hashable {
         case (100, 64...127), (172, 16...31), (198, 18...19): return true
         default: return false
         }
+    }
+
+    /// Only 2000::/3 is public, and of that not what carries an IPv4 address within (6to4, Teredo) or has a special purpose.
+    private static func isPrivateIPv6(_ address: String) -> Bool {
+        guard !address.contains("."),
+            let groups = address.prefixMatch(of: /(?<first>[23][0-9a-f]{3}):(?<second>[0-9a-f]{0,4})/)
+        else { return true }
+        let second = UInt16(groups.second, radix: 16) ?? 0
+        return groups.first == "2002" || groups.first == "2001" && second < 0x200
     }
 }
 

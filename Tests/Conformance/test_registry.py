@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Iterator
 
 import httpx
@@ -64,6 +66,18 @@ def test_bad_registries_are_told(api: httpx.Client) -> None:
     ]:
         check_error(api.post("/docker-registry", json={**good, **change}), 400, *words)
     check_error(api.get("/docker-registry/registry-push-access"), 501, "docker-registry")
+
+
+@pytest.mark.parametrize("ends", ["exit 1", "kill -INT $PPID; exec sleep 60", "kill -TERM $PPID; exec sleep 60"])
+def test_a_collection_that_fails_leaves_it_running(registry: UserRegistry, tmp_path: Path, ends: str) -> None:
+    """By itself, or because somebody ended it."""
+    shim = tmp_path / "docker-registry"
+    shim.write_text(f'#!/bin/bash\n[ "$1" != garbage-collect ] || {{ {ends}; }}\nexec {shutil.which("docker-registry")} "$@"\n')
+    shim.chmod(0o755)
+    assert registry.collect(before=tmp_path).returncode != 0
+    with registry.client() as wire:
+        assert wire.get("/").status_code == 200
+    assert registry.collect().returncode == 0
 
 
 @pytest.mark.deadline(120)

@@ -3,6 +3,7 @@ import FoundationEssentials
 import NIOCore
 import Testing
 
+@testable import struct Docker.DockerError
 @testable import struct Docker.RegistryCredentials
 @testable import enum Docker.ImageReference
 
@@ -85,6 +86,19 @@ import Testing
             #expect(
                 try await test.engine.pushImage(repository: repository, tag: "1", credentials: credentials) == digest
             )
+            for name in ["\(repository):1", "\(repository)@\(digest)"] {
+                #expect(try await test.engine.distributionDigest(name, credentials: credentials) == digest)
+                for other in [nil, RegistryCredentials(username: "u", password: "p", serverAddress: host)] {
+                    let refusal = try await kind {
+                        _ = try await test.engine.distributionDigest(name, credentials: other)
+                    }
+                    #expect(refusal == .unauthorized, "though the engine has it")
+                }
+            }
+            let absent = try await kind {
+                _ = try await test.engine.distributionDigest("\(repository):none", credentials: credentials)
+            }
+            #expect(absent == .notFound)
             try await test.engine.removeImage("\(repository):1")
             #expect(
                 try await kind { _ = try await test.engine.inspectImage(id) } == .notFound,
@@ -103,6 +117,25 @@ import Testing
             }
             #expect(unknown == .notFound)
         }
+    }
+
+    @Test(
+        arguments: [
+            (500, "Get \"https://r/v2/\": unauthorized: authentication required", .unauthorized),
+            (500, "Head \"https://r/v2/\": no basic auth credentials", .unauthorized),
+            (404, "pull access denied for a, repository does not exist", .unauthorized),
+            (403, "forbidden", .unauthorized),
+            (500, "manifest for r/a:1 not found: manifest unknown: manifest unknown", .notFound),
+            (500, "name unknown: repository name not known to registry", .notFound),
+            (500, "no matching manifest for linux/amd64 in the manifest list entries", .badRequest),
+            (500, "dial tcp 192.0.2.1:443: connect: connection refused", .server),
+            (500, "write /var/lib/docker/x: no space left on device: denied", .noSpace),
+        ] as [(Int, String, DockerError.Kind)]
+    )
+    func knowsWhatTheRegistrySaid(status: Int, message: String, kind: DockerError.Kind) {
+        #expect(
+            DockerError.answered(operation: "pull", status: status, message: message).judgedAsRegistrys().kind == kind
+        )
     }
 
     @Test func credentialsAreURLSafeBase64OfJSON() throws {

@@ -46,6 +46,8 @@ import Testing
         "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "2130706433", "127.1", "0x7f.0.0.1", "010.0.0.1",
         "[::1]:5000", "[fe80::1]",
         "[fd00::1]", "[::ffff:127.0.0.1]", "metadata.google.internal", "registry.martlet.internal", "nas.local",
+        "registry", "registry:5000", "docker:2375", "127.0x1", "1.2.3.0x7f", "10.1", "0x7f000001", "1.2.3.4.5",
+        "[2002:7f00:1::]", "[2002:a00:1::1]", "[2001::1]", "[2001:0:4136:e378::1]", "[2001:00:1::1]", "[2001:10::1]",
     ])
     func knowsPrivateHosts(text: String) throws {
         #expect(try #require(RegistryHost(text)).isPrivate)
@@ -53,7 +55,7 @@ import Testing
 
     @Test(arguments: [
         "docker.io", "ghcr.io", "8.8.8.8:5000", "172.32.0.1", "100.128.0.1", "[2606:4700::1]", "internal.example.com",
-        "registry", "1.2.3.4.example",
+        "1.2.3.4.example", "registry.example", "0x7f.example", "[2001:4860:4860::8888]", "[2a00::1]",
     ])
     func knowsPublicHosts(text: String) throws {
         #expect(try !#require(RegistryHost(text)).isPrivate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,14 @@ class UserRegistry:
 
     def stop(self) -> None:
         self._control("stop")
+
+    def collect(self, before: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Gives back what no image has any more; `before` holds programs that are found before the system's."""
+        path = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
+        return subprocess.run(
+            [CONTROL, "collect", self._folder], capture_output=True, text=True, timeout=CONTROL_SECONDS,
+            env={**os.environ, "PATH": path},
+        )
 
     def push(self, image: str, name: str) -> str:
         """Puts an image of the engine here as `name` (path:tag) and forgets that name there; returns the whole name."""

@@ -72,7 +72,7 @@ import Testing
             let fate = judgeFailure(failure(kind), attempts: failuresLimit)
             switch kind {
             case .unavailable, .timeout: #expect(fate == .retry)
-            case .notFound, .conflict, .server, .noSpace, .badRequest:
+            case .notFound, .conflict, .server, .noSpace, .badRequest, .unauthorized:
                 guard case .settle(let reason, _) = fate else {
                     Issue.record("\(kind) is retried for ever")
                     continue

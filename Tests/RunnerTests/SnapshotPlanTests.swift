@@ -9,14 +9,11 @@ import Testing
 
 /// What is decided without an engine: the fate of failures, and what the cache lets go of.
 @Suite struct SnapshotPlanTests {
-    @Test(arguments: [
-        "manifest for r/a:1 not found: manifest unknown: manifest unknown", "unauthorized: authentication required",
-        "pull access denied for a, repository does not exist", "Head \"https://r/v2/\": no basic auth credentials",
-        "no matching manifest for linux/amd64 in the manifest list entries",
-    ])
-    func whatTheRegistryWouldSayAgainIsFinal(message: String) {
-        let error = DockerError(operation: "pull", kind: .server, status: 500, message: message)
+    @Test(arguments: [DockerError.Kind.badRequest, .unauthorized, .notFound])
+    func whatTheRegistryWouldSayAgainIsFinal(kind: DockerError.Kind) {
+        let error = DockerError(operation: "pull", kind: kind, message: "x")
         #expect(judgeSnapshotFailure(error, step: .pull, failures: 0) == .final)
+        #expect(judgeSnapshotFailure(error, step: .push, failures: 0) != .final, "our own registry will be put right")
     }
 
     @Test func aUsersRegistryThatIsAwayIsTriedAFewTimes() {

@@ -1,13 +1,15 @@
 import Docker
 import Domain
 import NIOCore
+import NIOPosix
 import Postgres
 import Runner
 import Store
 import TestSupport
 import Testing
 
-/// Snapshots made by the whole service, with a real engine and a real registry, which is Martlet's own and the user's in one.
+/// Snapshots made by the whole service, with a real engine and a real registry, which is Martlet's own and, under another name,
+/// the user's.
 @Suite(.serialized, .timeLimit(.minutes(5))) struct SnapshotServiceTests {
     @Test func oneIsMadeUsedAndLetGoOf() async throws {
         try await withRegistry { host, registry in
@@ -63,6 +65,34 @@ import Testing
         }
     }
 
+    /// More early fetches than there are hands, from a registry that never answers.
+    @Test func noSandboxWaitsForEarlyFetches() async throws {
+        try await TestHost.with { host in
+            let silent = try await ServerBootstrap(group: .singletonMultiThreadedEventLoopGroup)
+                .bind(host: "127.0.0.1", port: 0).get()
+            let images = (0...host.configuration.pace.pullsLimit).map {
+                "127.0.0.1:\(silent.localAddress?.port ?? 0)/never:\($0)"
+            }
+            try await host.withParts { parts in
+                let (wakes, wake) = AsyncStream<SandboxID>.makeStream()
+                var woken = wakes.makeAsyncIterator()
+                try await withThrowingTaskGroup(of: Void.self) { group in
+                    group.addTask { await parts.puller.run { wake.yield($0) } }
+                    for image in images { group.addTask { _ = await parts.puller.prefetch(image) } }
+                    let (own, joining) = (SandboxID.random(), SandboxID.random())
+                    try await host.eventually("the early ones to have begun") {
+                        try await host.database.owner.query("SELECT FROM runner_pull").count == images.count
+                    }
+                    try parts.puller.fetch("127.0.0.1:1/none:1.0", for: own)
+                    #expect(await woken.next() == own)
+                    try parts.puller.fetch(images[0], for: joining)
+                    try await silent.close().get()
+                    group.cancelAll()
+                }
+            }
+        }
+    }
+
     @Test func aWrongPasswordIsTold() async throws {
         try await withRegistry { host, registry in
             let source = try await push(host, registry)
@@ -78,22 +108,76 @@ import Testing
         }
     }
 
+    /// Whoever names the digest of a private image that this host has must still be let in by its registry.
+    @Test func aStrangerHasNothingByDigest() async throws {
+        try await withRegistry { host, registry in
+            let source = try await push(host, registry)
+            let digest = try await host.engine.distributionDigest(source, credentials: registry.credentials)
+            let byDigest = source.replacing(":1.0", with: "@\(digest)")
+            try await host.engine.pullImage(byDigest, credentials: registry.credentials)
+            try await host.database.owner.execute("DELETE FROM docker_registry")
+            try await serve(host, registry) {
+                let failed = try await settled(host, try await ask(host, byDigest))
+                #expect(failed.state == .error)
+                #expect(failed.errorReason?.contains("refuses") == true, "\(failed.errorReason ?? "")")
+            }
+            #expect(try await has(host, byDigest), "it was here before")
+            try await host.engine.removeImage(byDigest)
+        }
+    }
+
+    /// General snapshots start whatever the engine knows by a name, so a pull must not make that mean another image.
+    @Test func aNameOfThisHostsStaysWhereItWas() async throws {
+        try await withRegistry { host, registry in
+            let source = try await push(host, registry)
+            let repository = source.replacing(":1.0", with: "")
+            let tar = ByteBuffer(repeating: 0, count: 10_240)
+            let local = try await host.engine.importImage(
+                tar: tar,
+                repository: repository,
+                tag: "1.0",
+                changes: ["LABEL martlet.test=local"]
+            )
+            try await serve(host, registry) {
+                let snapshot = try await settled(host, try await ask(host, source))
+                #expect(snapshot.state == .active, "\(snapshot.errorReason ?? "")")
+                let image = try #require(snapshot.image.flatMap { InternalImage($0) })
+                let made = try await host.engine.inspectImage(registry.access.reference(of: image))
+                #expect(made.id != local, "it is the registry's")
+                #expect(try await host.engine.inspectImage(source).id == local)
+            }
+            try await host.engine.removeImage(source)
+        }
+    }
+
+    @Test func ourOwnRegistryIsNobodysSource() async throws {
+        try await withRegistry { host, registry in
+            try await serve(host, registry) {
+                let failed = try await settled(host, try await ask(host, "\(registry.access.host)/snapshots/x:1.0"))
+                #expect(failed.state == .error)
+                #expect(failed.errorReason?.contains("Martlet's own registry") == true, "\(failed.errorReason ?? "")")
+            }
+        }
+    }
+
     // MARK: - Doing
 
     /// A registry with what it takes to use it.
     private struct TestRegistry: Sendable {
         let access: RegistryAccess
+        /// As users name it.
+        var usersHost: String { access.host.replacing("127.0.0.1", with: "localhost") }
         let username: String
         let password: String
         let secrets: SecretBox
         let id = RegistryID.random()
 
         func sealed(_ password: String, _ host: TestHost) throws -> SealedSecret {
-            try secrets.seal(password, for: RegistryRecord.place(of: id, host: access.host))
+            try secrets.seal(password, for: RegistryRecord.place(of: id, host: usersHost))
         }
 
         var credentials: RegistryCredentials {
-            RegistryCredentials(username: username, password: password, serverAddress: access.host)
+            RegistryCredentials(username: username, password: password, serverAddress: usersHost)
         }
     }
 
@@ -115,7 +199,7 @@ import Testing
         try await TestHost.with { host in
             let wish = RegistryWish(
                 name: "users",
-                host: try #require(RegistryHost(registry.access.host)),
+                host: try #require(RegistryHost(registry.usersHost)),
                 project: "",
                 username: username,
                 password: try registry.sealed(password, host)
@@ -143,7 +227,7 @@ import Testing
     /// An image unlike all others, with nothing in it, in the registry and nowhere else.
     private func push(_ host: TestHost, _ registry: TestRegistry) async throws -> String {
         let mark = "\(UInt64.random(in: 0 ... .max))"
-        let repository = "\(registry.access.host)/source/\(mark)"
+        let repository = "\(registry.usersHost)/source/\(mark)"
         _ = try await host.engine.importImage(
             tar: ByteBuffer(repeating: 0, count: 10_240),
             repository: repository,

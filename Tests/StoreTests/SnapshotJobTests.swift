@@ -135,7 +135,7 @@ import Testing
             try await database.withRunner { runner in
                 while try await claim(runner) != nil {}
                 try await database.owner.execute(
-                    "UPDATE snapshot_job SET epoch = 0, claims = 0, created_at = now() - interval '11 minutes' WHERE snapshot_id = \(nobody)"
+                    "UPDATE snapshot_job SET epoch = 0, claims = 0, idle_since = now() - interval '11 minutes', lease_expires_at = NULL WHERE snapshot_id = \(nobody)"
                 )
                 try await database.owner.execute(
                     "UPDATE snapshot_job SET deadline_at = now() - interval '1 s', last_error = 'so it was' WHERE snapshot_id = \(late)"
@@ -150,6 +150,39 @@ import Testing
                     #expect(found.errorReason?.contains(words) == true, "\(found.errorReason ?? "")")
                 }
                 #expect(try await count(database, "snapshot_job") == 0)
+            }
+        }
+    }
+
+    /// A queue is no failure: who is served later has all of his time still. But no queue is for ever.
+    @Test func whoQueuesIsNotLate() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await Bootstrap(database.owner).ensureRegion("far", name: "far")
+            try await database.withRunner { runner in
+                _ = try await ask(database, tenant, name: "busy")
+                #expect(try await claim(runner) != nil)
+                let queued = try await ask(database, tenant, name: "queued")
+                let elsewhere = try await ask(database, tenant, name: "elsewhere") { $0.regionIDs = ["far"] }
+                try await database.owner.execute(
+                    "UPDATE snapshot_job SET created_at = now() - interval '2 hours', idle_since = now() - interval '2 hours' WHERE epoch = 0"
+                )
+                #expect(try await database.owner.snapshots.housekeep() == 1, "nobody of the far region is at anything")
+                #expect(try await state(database, elsewhere) == .error)
+                #expect(try await state(database, queued) == .pending)
+                let job = try #require(try await claim(runner))
+                #expect(job.snapshot == queued)
+                #expect(job.timeLeft > .seconds(3500) && job.timeLeft <= .seconds(3600))
+
+                let endless = try await ask(database, tenant, name: "endless")
+                try await database.owner.execute(
+                    "UPDATE snapshot_job SET deadline_at = now() - interval '1 s' WHERE epoch = 0"
+                )
+                #expect(try await database.owner.snapshots.housekeep() == 1)
+                let found = try #require(
+                    try await database.owner.snapshots.find("\(endless)", for: tenant.organization)
+                )
+                #expect(found.errorReason?.contains("queue is too long") == true, "\(found.errorReason ?? "")")
             }
         }
     }
@@ -194,7 +227,46 @@ import Testing
                 #expect(try await runner.jobs.imagesInUse(among: [image]).isEmpty)
                 #expect(try await runner.jobs.wantedImages(among: [image]).isEmpty)
                 try await runner.jobs.settleDiscarded(InternalImage.repository(of: id), isAllGone: true)
+                #expect(try await count(database, "discarded_repository") == 1, "somebody may be pushing still")
+                try await database.owner.execute(
+                    "UPDATE discarded_repository SET discarded_at = now() - interval '66 minutes'"
+                )
+                try await runner.jobs.settleDiscarded(InternalImage.repository(of: id), isAllGone: true)
                 #expect(try await count(database, "discarded_repository") == 0)
+            }
+        }
+    }
+
+    /// The runner learns of it later, when it has pushed: nothing it pushed may be without a row that leads to it.
+    @Test func whatAnEndedJobMayPushIsDiscarded() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner { runner in
+                let (deleted, rested, failed) = (
+                    try await ask(database, tenant, name: "deleted"), try await ask(database, tenant, name: "rested"),
+                    try await ask(database, tenant, name: "failed")
+                )
+                let active = try await ask(database, tenant, name: "active")
+                while let job = try await claim(runner) {
+                    if job.snapshot == active { #expect(try await runner.jobs.finish(job, made(active))) }
+                    if job.snapshot == failed { #expect(try await runner.jobs.fail(job, reason: "x", retryAfter: nil)) }
+                }
+                #expect(try await database.owner.snapshots.delete(deleted, of: tenant.organization, by: Actor("test")))
+                try await database.owner.execute("UPDATE snapshot SET desired_state = 'inactive' WHERE id = \(rested)")
+                let rows = try await database.owner.query("SELECT repository FROM discarded_repository")
+                let expected = Set([deleted, rested, failed].map(InternalImage.repository))
+                #expect(Set(try rows.map { try $0["repository"] as String }) == expected)
+
+                let repository = InternalImage.repository(of: deleted)
+                try await database.owner.execute(
+                    "UPDATE discarded_repository SET discarded_at = now() - interval '64 minutes', not_before = now() - interval '1 s' WHERE repository = \(repository)"
+                )
+                #expect(try await runner.jobs.claimDiscarded(for: .seconds(60)) == repository)
+                try await runner.jobs.settleDiscarded(repository, isAllGone: true)
+                let row = try await database.owner.queryFirst(
+                    "SELECT not_before > now() AS rests FROM discarded_repository WHERE repository = \(repository)"
+                )
+                #expect(try row?["rests"] == true, "it is looked through again")
             }
         }
     }
@@ -210,6 +282,32 @@ import Testing
                 #expect(try await runner.jobs.reportLost(made(id).image) == 0)
                 #expect(try await state(database, id) == .pending)
                 #expect(try await claim(runner) != nil)
+            }
+        }
+    }
+
+    /// Its tag may have moved meanwhile.
+    @Test func sandboxesOfALostImageGetWhatIsMadeAnew() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let id = try await ask(database, tenant)
+            try await database.withRunner { runner in
+                #expect(try await runner.jobs.finish(try #require(try await claim(runner)), made(id)))
+                let snapshot = try #require(try await database.owner.snapshots.find("one", for: tenant.organization))
+                let lost = try await database.makeSandbox(of: tenant) { $0.snapshot = snapshot }
+                let other = try await database.makeSandbox(of: tenant) { $0.snapshot = snapshot }
+                try await database.owner.execute("UPDATE sandbox SET image = 'older' WHERE id = \(other.id)")
+                _ = try await runner.jobs.reportLost(made(id).image)
+                var anew = made(id)
+                anew.image = InternalImage(
+                    repository: anew.image.repository,
+                    digest: "sha256:" + String(repeating: "0b", count: 32)
+                )
+                #expect(try await runner.jobs.finish(try #require(try await claim(runner)), anew))
+                #expect(try await image(database, lost.id) == anew.image.description)
+                #expect(try await image(database, other.id) == "older")
+                let row = try await database.owner.queryFirst("SELECT lost_image FROM snapshot WHERE id = \(id)")
+                #expect(try row?["lost_image"] as String? == nil)
             }
         }
     }
@@ -403,6 +501,10 @@ import Testing
 
     private func state(_ database: TestDatabase, _ id: SnapshotID) async throws -> SnapshotState {
         try #require(try await database.owner.queryFirst("SELECT state FROM snapshot WHERE id = \(id)"))["state"]
+    }
+
+    private func image(_ database: TestDatabase, _ id: SandboxID) async throws -> String {
+        try #require(try await database.owner.queryFirst("SELECT image FROM sandbox WHERE id = \(id)"))["image"]
     }
 
     private func expireLease(_ database: TestDatabase) async throws {

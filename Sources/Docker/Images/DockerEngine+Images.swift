@@ -77,9 +77,39 @@ extension DockerEngine {
         return id.withLock { $0 }
     }
 
+    /// Asks the registry that the name says, whatever this engine has, which manifest the name has there: `sha256:…`.
+    ///
+    /// Throws `.notFound` for an unknown image, `.unauthorized` where the registry wants other credentials.
+    package func distributionDigest(_ reference: String, credentials: RegistryCredentials? = nil) async throws -> String
+    {
+        let call = try EngineCall(
+            "ask the registry for \(reference)",
+            .GET,
+            ["distribution", reference, "json"],
+            headers: try Self.authorization(credentials)
+        )
+        return try await askingRegistry {
+            try await value(DistributionInspection.self, call, within: limits.lifecycle).descriptor.digest
+        }
+    }
+
+    private static func authorization(_ credentials: RegistryCredentials?) throws -> [(String, String)] {
+        try credentials.map { [("X-Registry-Auth", try $0.header())] } ?? []
+    }
+
+    /// What a registry said is judged as its word, not as the engine's.
+    private func askingRegistry<Value>(_ body: () async throws -> Value) async throws -> Value {
+        do {
+            return try await body()
+        } catch let error as DockerError {
+            throw error.judgedAsRegistrys()
+        }
+    }
+
     /// Pulls an image; `limit` covers all of it. A pull that was cut off is resumed by pulling again.
     ///
-    /// Throws `.notFound` for an unknown image, `.badRequest` where the registry wants other credentials.
+    /// Throws `.notFound` for an unknown image, `.unauthorized` where the registry wants other credentials. Not a proof that
+    /// the registry grants it: the engine keeps manifests that it once saw, and asks nobody for them when they are pulled by digest.
     package func pullImage(
         _ reference: String,
         credentials: RegistryCredentials? = nil,
@@ -96,10 +126,12 @@ extension DockerEngine {
             .POST,
             ["images", "create"],
             query: query,
-            headers: try credentials.map { [("X-Registry-Auth", try $0.header())] } ?? []
+            headers: try Self.authorization(credentials)
         )
-        try await forEachLine(call, within: limit ?? limits.transfer) { line in
-            try await progress(PullProgress(try ProgressMessage.read(line, call)))
+        try await askingRegistry {
+            try await forEachLine(call, within: limit ?? limits.transfer) { line in
+                try await progress(PullProgress(try ProgressMessage.read(line, call)))
+            }
         }
     }
 
@@ -121,10 +153,12 @@ extension DockerEngine {
             headers: [("X-Registry-Auth", try credentials?.header() ?? "e30=")]
         )
         let digest = Mutex("")
-        try await forEachLine(call, within: limit ?? limits.transfer) { line in
-            let message = try ProgressMessage.read(line, call)
-            if let pushed = message.pushed?.digest { digest.withLock { $0 = pushed } }
-            try await progress(PullProgress(message))
+        try await askingRegistry {
+            try await forEachLine(call, within: limit ?? limits.transfer) { line in
+                let message = try ProgressMessage.read(line, call)
+                if let pushed = message.pushed?.digest { digest.withLock { $0 = pushed } }
+                try await progress(PullProgress(message))
+            }
         }
         let pushed = digest.withLock { $0 }
         guard !pushed.isEmpty else {
@@ -248,20 +282,9 @@ struct ProgressMessage: Decodable {
                 message: "a progress line is not understood: \(error)"
             )
         }
-        if let error = message.error { throw failure(error, call) }
+        if let error = message.error {
+            throw DockerError.answered(operation: call.operation, status: 500, message: error)
+        }
         return message
-    }
-
-    private static func failure(_ message: String, _ call: EngineCall) -> DockerError {
-        let text = message.lowercased()
-        let status =
-            if text.contains("unauthorized") || text.contains("denied") || text.contains("authentication required")
-                || text.contains("no basic auth credentials")
-            {
-                400
-            } else if text
-                .contains("not found") || text.contains("manifest unknown")
-            { 404 } else { 500 }
-        return .answered(operation: call.operation, status: status, message: message)
     }
 }

@@ -75,3 +75,12 @@ package struct ImageSummary: Sendable, Hashable, Decodable {
         createdAt = Date(timeIntervalSince1970: try container.decode(Double.self, forKey: .createdAt))
     }
 }
+
+/// `GET /distribution/{name}/json`, the part that names the manifest.
+struct DistributionInspection: Decodable {
+    struct Descriptor: Decodable { let digest: String }
+
+    let descriptor: Descriptor
+
+    enum CodingKeys: String, CodingKey { case descriptor = "Descriptor" }
+}

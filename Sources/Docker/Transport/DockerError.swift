@@ -8,6 +8,8 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
         case conflict
         /// 400, or refused by this client before sending: repeating it cannot help.
         case badRequest
+        /// A registry wants another login for what was asked of it.
+        case unauthorized
         /// The engine's socket refused, or it closed the connection in the middle.
         case unavailable
         /// The call's deadline passed. Whether the engine acted is unknown.
@@ -36,7 +38,7 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
     /// Whether the same request may succeed later. `false` only where the request itself is at fault.
     package var isRetryable: Bool {
         switch kind {
-        case .badRequest: false
+        case .badRequest, .unauthorized: false
         case .notFound, .conflict, .unavailable, .timeout, .noSpace, .server: true
         }
     }
@@ -59,6 +61,26 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
             status: status,
             message: message
         )
+    }
+
+    /// The same, where the engine may have passed on what a registry said: it does so under several statuses.
+    func judgedAsRegistrys() -> DockerError {
+        guard [.server, .badRequest, .notFound].contains(kind), let status,
+            let kind = Self.registrysKind(status: status, message: message)
+        else { return self }
+        return DockerError(operation: operation, kind: kind, status: status, message: message)
+    }
+
+    private static func registrysKind(status: Int, message: String) -> Kind? {
+        let text = message.lowercased()
+        func says(_ words: String...) -> Bool { words.contains { text.contains($0) } }
+        if status == 401 || status == 403
+            || says("unauthorized", "denied", "authentication required", "no basic auth credentials")
+        {
+            return .unauthorized
+        }
+        if says("not found", "manifest unknown", "name unknown") { return .notFound }
+        return says("no matching manifest", "invalid reference format", "unsupported") ? .badRequest : nil
     }
 
     private static func kind(status: Int, message: String) -> Kind {

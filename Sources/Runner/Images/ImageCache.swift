@@ -34,16 +34,24 @@ final class ImageCache: Sendable {
     /// Turns now and then, and when snapshots change, until its task is cancelled.
     func run(wakes: AsyncStream<Void>) async {
         let (turns, turn) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let (earlyTurns, earlyTurn) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let wake: @Sendable () -> Void = {
+            turn.yield()
+            earlyTurn.yield()
+        }
         await withDiscardingTaskGroup { group in
-            group.addTask { for await _ in wakes { turn.yield() } }
+            group.addTask { for await _ in wakes { wake() } }
             group.addTask {
-                repeat { turn.yield() } while (try? await Task.sleep(for: self.parts.pace.cacheInterval)) != nil
+                repeat { wake() } while (try? await Task.sleep(for: self.parts.pace.cacheInterval)) != nil
+            }
+            // By themselves: one may take long.
+            group.addTask {
+                for await _ in earlyTurns { await self.attempt("prefetches") { try await self.prefetch() } }
             }
             group.addTask {
                 for await _ in turns {
                     await self.attempt("loans") { try await self.parts.loans.giveBackOnce() }
                     await self.attempt("evictions") { try await self.evictOnce() }
-                    await self.attempt("prefetch") { try await self.prefetchOnce() }
                     await self.attempt("discarded") { try await self.sweepRegistryOnce() }
                 }
             }
@@ -65,18 +73,27 @@ final class ImageCache: Sendable {
 
     // MARK: - Early
 
-    /// Fetches what the region's snapshots ask for, while the disk has room.
-    func prefetchOnce() async throws {
-        let host = parts.blueprint.host
-        if let used = await diskUsedPercent(), used >= parts.pace.diskLowPercent { return }
+    /// Fetches what the region's snapshots ask for, one after the other and the one that was used last first, while the disk has
+    /// room. What does not come is tried again at the next turn.
+    func prefetch() async throws {
+        var tried: Set<String> = []
+        while let image = try await firstMissing(except: tried) {
+            if let used = await diskUsedPercent(), used >= parts.pace.diskLowPercent { return }
+            try Task.checkCancellation()
+            tried.insert(image)
+            _ = await parts.puller.prefetch(image)
+        }
+    }
+
+    private func firstMissing(except tried: Set<String>) async throws -> String? {
         let wanted = try await parts.queries.imagesToPrefetch(
             in: region,
-            architecture: host.architecture,
+            architecture: parts.blueprint.host.architecture,
             limit: Self.prefetchLimit
-        )
-        guard !wanted.isEmpty else { return }
+        ).filter { !tried.contains($0) }
+        guard !wanted.isEmpty else { return nil }
         let here = Set(ImageShelf.names(try await parts.engine.listImages(), registry: registry))
-        for image in wanted where !here.contains(image) { parts.puller.prefetch(image) }
+        return wanted.first { !here.contains($0) }
     }
 
     // MARK: - Late
@@ -172,11 +189,16 @@ final class ImageCache: Sendable {
         for tag in try await client.tags(of: repository) {
             if let digest = try await client.digest(of: tag, in: repository) { digests.insert(digest) }
         }
-        let names = digests.map { InternalImage(repository: repository, digest: $0).description }
-        let used = try await parts.queries.imagesInUse(among: names)
-        for digest in digests where !used.contains(InternalImage(repository: repository, digest: digest).description) {
-            try await client.delete(digest, in: repository)
+        var isAllGone = true
+        for digest in digests {
+            // Asked anew for each: a job may have begun, or have recorded it.
+            let name = InternalImage(repository: repository, digest: digest).description
+            if try await parts.queries.imagesInUse(among: [name]).isEmpty {
+                try await client.delete(digest, in: repository)
+            } else {
+                isAllGone = false
+            }
         }
-        try await parts.queries.settleDiscarded(repository, isAllGone: used.isEmpty)
+        try await parts.queries.settleDiscarded(repository, isAllGone: isAllGone)
     }
 }

@@ -22,6 +22,8 @@ package final class ImagePuller: Sendable {
     private let fetches = Mutex<[String: Fetch]>([:])
     private let requests: AsyncStream<String>
     private let request: AsyncStream<String>.Continuation
+    private let ended: AsyncStream<SandboxID>
+    private let end: AsyncStream<SandboxID>.Continuation
 
     /// - Parameters:
     ///   - registry: where images of the internal registry are; nil if this runner has none.
@@ -45,6 +47,8 @@ package final class ImagePuller: Sendable {
         self.logger = logger
         // Bounded by the number of different images, since each is requested once at a time.
         (requests, request) = AsyncStream.makeStream()
+        // Bounded by the number of sandboxes that wait.
+        (ended, end) = AsyncStream.makeStream()
     }
 
     /// The image is absent and `sandbox` needs it: it is fetched, and `sandbox` is woken when that ended.
@@ -68,14 +72,15 @@ package final class ImagePuller: Sendable {
         if begins { request.yield(image) }
     }
 
-    /// The image is absent and somebody may need it soon. A failure is logged, and the next call tries again.
-    package func prefetch(_ image: String) {
+    /// The image is absent and somebody may need it soon: fetches it at once, beside what sandboxes wait for, and returns when that
+    /// ended. A sandbox that needs it meanwhile waits for this. False if it did not come, or is being fetched already.
+    package func prefetch(_ image: String) async -> Bool {
         let begins = fetches.withLock { fetches in
             guard fetches[image] == nil else { return false }
             fetches[image] = .underway(waiting: [])
             return true
         }
-        if begins { request.yield(image) }
+        return begins ? await pull(image) : false
     }
 
     /// `sandbox` waits for no image any more.
@@ -92,12 +97,14 @@ package final class ImagePuller: Sendable {
     package func run(wake: @escaping @Sendable (SandboxID) -> Void) async {
         await withDiscardingTaskGroup { group in
             for _ in 0..<max(1, concurrency) {
-                group.addTask { for await image in self.requests { await self.pull(image, wake) } }
+                group.addTask { for await image in self.requests { _ = await self.pull(image) } }
             }
+            group.addTask { for await sandbox in self.ended { wake(sandbox) } }
         }
     }
 
-    private func pull(_ image: String, _ wake: @Sendable (SandboxID) -> Void) async {
+    /// False if it did not come.
+    private func pull(_ image: String) async -> Bool {
         logger.info("image is pulled", metadata: ["image.name": "\(image)"])
         var failure: DockerError?
         do {
@@ -109,7 +116,8 @@ package final class ImagePuller: Sendable {
             failure = DockerError(operation: "pull image \(image)", kind: .unavailable, message: "\(error)")
         }
         try? await queries.endPull(image, of: runner)
-        for sandbox in finish(image, failure) { wake(sandbox) }
+        for sandbox in finish(image, failure) { end.yield(sandbox) }
+        return failure == nil
     }
 
     private func transfer(_ image: String) async throws {

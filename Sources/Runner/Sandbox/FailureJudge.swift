@@ -36,7 +36,7 @@ private func judgeEngine(_ error: DockerError, _ attempts: Int) -> FailureFate {
                 "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then start again",
             recoverable: true
         )
-    case .badRequest:
+    case .badRequest, .unauthorized:
         .settle(reason: "\(error)", recoverable: false)
     case .notFound, .conflict, .server:
         attempts < failuresLimit

@@ -38,7 +38,7 @@ extension SandboxApplier {
             try parts.puller.fetch(desired.image, for: desired.id)
         } catch let error as DockerError {
             if let made = InternalImage(desired.image) { throw try await loss(of: made, error) }
-            guard error.kind == .notFound || error.kind == .badRequest else { throw error }
+            guard [.notFound, .badRequest, .unauthorized].contains(error.kind) else { throw error }
             throw RunnerError(
                 .noImage,
                 "the image \(desired.image) is not on this host and cannot be pulled: \(error.message); correct its name, or log in to its registry"
@@ -62,7 +62,7 @@ extension SandboxApplier {
                     ? "the image \(image) is gone from Martlet's registry; its snapshot is made anew: start the sandbox again when that is active"
                     : "the image \(image) is gone from Martlet's registry: activate its snapshot, and start the sandbox again when that is active"
             )
-        case .conflict, .badRequest, .server:
+        case .conflict, .badRequest, .unauthorized, .server:
             return RunnerError(.registryAway, "Martlet's registry does not give the image \(image): \(error.message)")
         }
     }

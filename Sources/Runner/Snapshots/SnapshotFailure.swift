@@ -37,7 +37,7 @@ package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failur
     case .unavailable, .timeout: return patience(failures)
     // Another runner may have room.
     case .noSpace: return failures < failuresLimit ? patience(failures) : .final
-    case .badRequest, .notFound, .conflict, .server:
+    case .badRequest, .unauthorized, .notFound, .conflict, .server:
         if step == .push { return patience(failures) }
         if error.isAboutTheName { return .final }
         return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
@@ -52,15 +52,7 @@ private func patience(_ failures: Int) -> SnapshotFate { .retry(after: .seconds(
 
 extension DockerError {
     /// The registry has answered, and would answer the same again.
-    fileprivate var isAboutTheName: Bool {
-        if kind == .badRequest || kind == .notFound { return true }
-        let text = message.lowercased()
-        return [
-            "unauthorized", "denied", "authentication required", "no basic auth credentials", "manifest unknown",
-            "not found",
-            "name unknown", "no matching manifest", "invalid reference format", "unsupported",
-        ].contains { text.contains($0) }
-    }
+    fileprivate var isAboutTheName: Bool { kind == .badRequest || kind == .unauthorized || kind == .notFound }
 }
 
 /// The reason as the snapshot's owner reads it: the step, what happened, what to do, and the last lines before it.
@@ -74,15 +66,15 @@ let snapshotReasonLimit = 2000
 
 private func words(_ error: any Error) -> String {
     guard let error = error as? DockerError else { return "\(error)" }
-    let text = error.message.lowercased()
     let advice =
-        if error.kind == .noSpace {
+        switch error.kind {
+        case .noSpace:
             "the runner's disk is full: remove images or sandboxes, or give it more, and activate the snapshot again"
-        } else if ["unauthorized", "denied", "authentication", "basic auth"].contains(where: { text.contains($0) }) {
+        case .unauthorized:
             "the registry refuses: add a registry with the right login (POST /docker-registry), or correct it, and activate the snapshot again"
-        } else if error.kind == .notFound || text.contains("not found") || text.contains("manifest unknown") {
+        case .notFound:
             "the registry does not have it: correct its name and tag"
-        } else {
+        case .badRequest, .conflict, .unavailable, .timeout, .server:
             "see whether the registry can be reached from the runner, and activate the snapshot again"
         }
     return "\(error.message) (\(advice))"

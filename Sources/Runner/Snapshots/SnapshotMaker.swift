@@ -26,9 +26,15 @@ struct SnapshotMaker: Sendable {
     /// Makes it. Throws what went wrong; `position` says in which step.
     func make(_ job: SnapshotJob, _ position: Position) async throws -> FinishedSnapshot {
         let name = try ImageName(parsing: job.imageName ?? "")
+        guard name.host != registry.host else {
+            throw UnusableImage(
+                description: "'\(name.host)' is Martlet's own registry; name an image that is elsewhere"
+            )
+        }
         let credentials = try await credentials(for: name, job)
-        return try await loans.borrowing(name.description) {
-            let image = try await pull(name, credentials, job, position.enter(.pull))
+        let source = try await resolve(name, credentials)
+        return try await loans.borrowing(source) {
+            let image = try await pull(source, credentials, job, position.enter(.pull))
             _ = position.enter(.inspect)
             let architecture = try usableArchitecture(of: image)
             let digest = try await push(image, job, position.enter(.push))
@@ -57,13 +63,19 @@ struct SnapshotMaker: Sendable {
         )
     }
 
-    /// Always asks the registry, also for what this host has: whether this organization may have it is the registry's to say.
-    private func pull(_ name: ImageName, _ credentials: RegistryCredentials?, _ job: SnapshotJob, _ meter: PullMeter)
+    /// Always asks the registry, also for what this host has: whether this organization may have it is the registry's to say,
+    /// and a pull by digest alone would not ask. By digest no name of this host's comes to mean another image.
+    private func resolve(_ name: ImageName, _ credentials: RegistryCredentials?) async throws -> String {
+        let digest = try await parts.engine.distributionDigest(name.description, credentials: credentials)
+        return "\(name.host)/\(name.repository)@\(digest)"
+    }
+
+    private func pull(_ source: String, _ credentials: RegistryCredentials?, _ job: SnapshotJob, _ meter: PullMeter)
         async throws -> ImageInspection
     {
         let limit = parts.pace.imageBytesLimit
         try await parts.engine.pullImage(
-            name.description,
+            source,
             credentials: credentials,
             within: min(parts.pace.snapshotPullLimit, job.timeLeft)
         ) { progress in
@@ -71,7 +83,7 @@ struct SnapshotMaker: Sendable {
             let known = meter.progress.totalBytes
             if known > limit { throw Self.tooLarge(known, limit) }
         }
-        let image = try await parts.engine.inspectImage(name.description)
+        let image = try await parts.engine.inspectImage(source)
         if image.sizeBytes > limit { throw Self.tooLarge(image.sizeBytes, limit) }
         return image
     }

@@ -70,8 +70,8 @@ struct SnapshotWorker: Sendable {
                 metadata: ["image.name": "\(made.image)", "image.bytes": "\(made.sizeBytes)"]
             )
         } catch is Fenced {
+            // What may have been pushed already is another runner's, or in a repository that was discarded.
             logger.notice("a snapshot's job is not this runner's any more, or not wanted any more")
-            await discard(job, logger)
         } catch {
             await fail(job, error, position, logger)
         }
@@ -88,6 +88,11 @@ struct SnapshotWorker: Sendable {
             group.addTask {
                 try await renew(job, position)
                 return nil
+            }
+            // Also where the database, which would say so, is away: nothing is pushed after this.
+            group.addTask {
+                try await Task.sleep(for: job.timeLeft)
+                throw Fenced()
             }
             defer { group.cancelAll() }
             while let ended = try await group.next() { if let value = ended { return value } }
@@ -113,17 +118,6 @@ struct SnapshotWorker: Sendable {
                 parts.logger.warning("a snapshot's job cannot be renewed", metadata: ["error": "\(error)"])
             }
             if !isHeld { throw Fenced() }
-        }
-    }
-
-    /// What may have been pushed already is nobody's, unless another runner pushed the same.
-    private func discard(_ job: SnapshotJob, _ logger: Logger) async {
-        do {
-            try await parts.queries.discard(InternalImage.repository(of: job.snapshot))
-        } catch {
-            if !Task.isCancelled {
-                logger.warning("what was pushed in vain stays in the registry", metadata: ["error": "\(error)"])
-            }
         }
     }
 

@@ -68,16 +68,12 @@ extension RunnerQueries {
         ).flatMap { try $0["repository"] as String? }
     }
 
-    /// There may be something in the repository that nobody needs.
-    package func discard(_ repository: String) async throws {
-        _ = try await client.query("SELECT discard_repository(\(repository))")
-    }
-
-    /// Of these images those that a snapshot or a living sandbox starts from.
+    /// Of these images those that a snapshot or a living sandbox starts from, or that a job may be about to record.
     package func imagesInUse(among images: [String]) async throws -> Set<String> {
         Set(try await client.query("SELECT images_in_use(\(images)) AS image").map { try $0["image"] as String })
     }
 
+    /// What could be removed of it is. It stays listed while something of it is used, and while somebody may push into it still.
     package func settleDiscarded(_ repository: String, isAllGone: Bool) async throws {
         _ = try await client.query("SELECT settle_discarded(\(repository), \(isAllGone))")
     }

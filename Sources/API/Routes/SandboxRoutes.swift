@@ -48,6 +48,12 @@ struct SandboxRoutes: Sendable {
         guard let made = try await database.sandboxes.find(new.id, in: caller.organization) else {
             throw APIError.conflict("the sandbox was deleted while it was made")
         }
+        // Clients follow a build's log only if they are answered before it begins, so they are, whoever was quicker.
+        if made.state == .pendingBuild || made.state == .buildingSnapshot {
+            var wire = SandboxWire(made, toolboxProxyURL: configuration.toolboxProxyURL)
+            wire.state = PublicState.pendingBuild.rawValue
+            return try .json(wire)
+        }
         let held = try await sandboxes.hold(made, for: caller, atMost: sandboxes.limits.createHold) {
             $0.isSettledStarting
         }
@@ -60,7 +66,12 @@ struct SandboxRoutes: Sendable {
         }
         let wanted = try CreateSandboxWire(body, for: organization)
         let region = try await region(wanted.target, for: organization)
-        let snapshot = try await snapshot(wanted.snapshot, for: caller.organization)
+        let snapshot =
+            if let source = wanted.source {
+                try await image(source, in: region, for: caller.organization)
+            } else {
+                try await snapshot(wanted.snapshot, for: caller.organization)
+            }
         try await judgeGPUs(wanted, in: region)
         var new = NewSandbox(
             organizationID: caller.organization,
@@ -101,6 +112,20 @@ struct SandboxRoutes: Sendable {
             throw APIError.badRequest("snapshot '\(snapshot.name)' is \(snapshot.state.rawValue), not active\(why)")
         }
         return snapshot
+    }
+
+    /// The hidden snapshot of an image or a build. It need not be there yet: the sandbox waits for it.
+    private func image(_ source: ImageSource, in region: String, for organization: OrganizationID) async throws
+        -> SnapshotRecord
+    {
+        try await source.admit(by: RegistryGate(database: database))
+        return try await translatingErrors {
+            if let image = source.plainImage {
+                try await database.builds.requestImage(image, in: region, of: organization)
+            } else {
+                try await database.builds.requestBuild(source.definition, in: region, of: organization)
+            }
+        }
     }
 
     /// Without such a GPU in the region the sandbox would wait for ever.

@@ -68,7 +68,7 @@ package func buildAPI(
         + StorageRoutes(database: database, configuration: configuration).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
-    let addresses = PlaceCounts<String>(limit: limits.connectionsPerAddressLimit)
+    let addresses = PlaceCounts<Place>(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
     let plain = HTTPServerBuilder { ClientChannel(responder: $0, limits: limits, addresses: addresses) }
     let server = Application(

@@ -13,8 +13,6 @@ import httpx
 import pytest
 from obstore.store import S3Store
 
-from Rig.wire import Tenant
-
 KEY = "{organization}/{hash}/context.tar"
 
 

@@ -263,6 +263,7 @@ private final class BuildStepLimiter: Sendable {
         do {
             try await NIOThreadPool.singleton.runIfActive { try quotas.setLimit(bytes, of: id) }
         } catch let error as RunnerError {
+            guard try await isAlive(id) else { return }
             parts.logger.warning("a build's step has no disk limit", metadata: ["error": "\(error)"])
         }
     }

@@ -75,3 +75,32 @@ int martlet_btrfs_set_quota(const char *path, uint64_t limit) {
     close(directory);
     return result;
 }
+
+int martlet_btrfs_snapshot(const char *path, const char *folder, const char *name) {
+    struct btrfs_ioctl_vol_args_v2 arguments = {.flags = BTRFS_SUBVOL_RDONLY};
+    if (strlen(name) >= sizeof arguments.name) return -ENAMETOOLONG;
+    strcpy(arguments.name, name);
+    int source = open_directory(path);
+    if (source < 0) return source;
+    int target = open_directory(folder);
+    if (target < 0) {
+        close(source);
+        return target;
+    }
+    arguments.fd = source;
+    int result = ioctl(target, BTRFS_IOC_SNAP_CREATE_V2, &arguments) == 0 ? 0 : -errno;
+    close(target);
+    close(source);
+    return result;
+}
+
+int martlet_btrfs_remove_subvolume(const char *folder, const char *name) {
+    struct btrfs_ioctl_vol_args arguments = {0};
+    if (strlen(name) >= sizeof arguments.name) return -ENAMETOOLONG;
+    strcpy(arguments.name, name);
+    int target = open_directory(folder);
+    if (target < 0) return target;
+    int result = ioctl(target, BTRFS_IOC_SNAP_DESTROY, &arguments) == 0 ? 0 : -errno;
+    close(target);
+    return result;
+}

@@ -1,6 +1,6 @@
 /// What is wanted of a sandbox; column `sandbox.desired_state`.
 package enum DesiredState: String, Sendable, Hashable, CaseIterable, Codable {
-    case started, stopped, destroyed
+    case started, stopped, archived, destroyed
 }
 
 /// What a runner reports of a sandbox; column `sandbox_status.state`.

@@ -17,4 +17,4 @@ package enum SnapshotState: String, Sendable, Hashable, CaseIterable, Codable {
 }
 
 /// What is to be done for a snapshot; column `snapshot_job.kind`.
-package enum SnapshotJobKind: String, Sendable, Hashable, CaseIterable, Codable { case pull, build }
+package enum SnapshotJobKind: String, Sendable, Hashable, CaseIterable, Codable { case pull, build, capture }

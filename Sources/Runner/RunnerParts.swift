@@ -25,6 +25,9 @@ package struct RunnerParts: Sendable {
     package let puller: ImagePuller
     package let shelf: ImageShelf
     package let loans: ImageLoans
+    package let pauses: PauseLedger
+    /// Where the runner keeps what is its own.
+    let stateDirectory: String
     /// Martlet's own registry; nil where this runner has none.
     package let registry: RegistryAccess?
     /// Opens what organizations have sealed; nil where this runner has no key.
@@ -74,6 +77,8 @@ package struct RunnerParts: Sendable {
         )
         shelf = ImageShelf(engine: engine, registry: registry, queries: queries, runner: identity)
         loans = ImageLoans(engine: engine, queries: queries, runner: identity, logger: logger)
+        pauses = PauseLedger()
+        stateDirectory = configuration.stateDirectory
         probe = DaemonProbe(
             dialer: NamespaceDialer(threads: Self.probeThreads),
             group: MultiThreadedEventLoopGroup.singleton

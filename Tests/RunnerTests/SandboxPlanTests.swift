@@ -6,7 +6,7 @@ import Testing
 /// A sandbox's world, small enough to try all of it: the engine, the kernel's rules, the row.
 private struct Model {
     enum Phase: CaseIterable {
-        case absent, foreign, created, createdOtherwise, running, frozen, exited, crashed, gaveUp, dead
+        case absent, foreign, created, createdOtherwise, running, paused, frozen, exited, crashed, gaveUp, dead
     }
 
     var desired: AssignedSandbox
@@ -33,6 +33,7 @@ private struct Model {
             case .foreign: .foreign(id: "f")
             case .created, .createdOtherwise: .created(facts)
             case .running: .running(facts)
+            case .paused: .paused(facts)
             case .frozen: .frozen(facts)
             case .exited: .exited(facts, ContainerEnd(.expected))
             case .crashed: .exited(facts, ContainerEnd(.restart(after: .zero)))
@@ -47,7 +48,14 @@ private struct Model {
     var hasContainer: Bool {
         switch phase {
         case .absent, .foreign: false
-        case .created, .createdOtherwise, .running, .frozen, .exited, .crashed, .gaveUp, .dead: true
+        case .created, .createdOtherwise, .running, .paused, .frozen, .exited, .crashed, .gaveUp, .dead: true
+        }
+    }
+
+    var holdsProcesses: Bool {
+        switch phase {
+        case .running, .paused, .frozen: true
+        case .absent, .foreign, .created, .createdOtherwise, .exited, .crashed, .gaveUp, .dead: false
         }
     }
 
@@ -64,7 +72,7 @@ private struct Model {
     mutating func apply(_ action: SandboxAction) {
         if phase == .foreign {
             switch action {
-            case .createContainer, .startContainer, .stopContainer, .removeContainer, .updateLimits:
+            case .createContainer, .startContainer, .resumeContainer, .stopContainer, .removeContainer, .updateLimits:
                 violations.append("touched a stranger's container: \(action)")
             case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .tellDaemon, .removeRules,
                 .reportReached,
@@ -97,11 +105,18 @@ private struct Model {
         case .updateLimits:
             expect(hasContainer, "limits of nothing")
             hasWantedLimits = true
+        case .resumeContainer:
+            expect(phase == .paused, "resumed what is \(phase)")
+            phase = .running
         case .stopContainer:
-            expect(phase == .running || phase == .frozen, "stopped what is \(phase)")
+            expect(holdsProcesses, "stopped what is \(phase)")
             phase = .exited
         case .removeContainer:
             expect(hasContainer, "removed what is \(phase)")
+            expect(
+                desired.desired != .archived || desired.isArchiveReady || phase == .dead,
+                "removed the only place of its files"
+            )
             phase = .absent
         case .removeRules:
             expect(!hasContainer && !stale, "rules were removed while a container was there")
@@ -123,7 +138,10 @@ private struct Model {
             desired.reported.generation = desired.generation
             desired.reported.effective.run = nil
         case .release:
-            expect(desired.desired == .destroyed, "released what is wanted")
+            expect(
+                desired.desired == .destroyed || desired.desired == .archived && desired.isArchiveReady,
+                "released what is wanted"
+            )
             expect(!hasContainer && !stale && rules == .absent, "released with leftovers")
             placed = false
         }
@@ -134,9 +152,10 @@ private struct Model {
         if !placed { return true }
         switch desired.desired {
         case .destroyed: return false
-        case .stopped: return phase != .running && phase != .frozen && desired.reported.state == .stopped
+        case .archived where desired.isArchiveReady: return false
+        case .stopped, .archived: return !holdsProcesses && desired.reported.state == .stopped
         case .started:
-            if desired.hasFailed { return phase != .running && phase != .frozen }
+            if desired.hasFailed { return !holdsProcesses }
             return phase == .running && desired.reported.state == .started && rules == .current && hasWantedLimits
                 && (reached == nil || reached == desired.reported.effective.reached) && desired.isTold
         }
@@ -161,6 +180,7 @@ private func allModels() -> [Model] {
                     desired.epoch = 2
                     desired.generation = 5
                     desired.forceStop = bits & 1 != 0
+                    desired.isArchiveReady = wish == .archived && bits & 1 != 0
                     // Matters only to what is to run, as force does only to what is not.
                     desired.recordsTerminals = bits & 1 != 0
                     desired.reported.state = state

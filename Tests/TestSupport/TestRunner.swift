@@ -49,9 +49,16 @@ package struct TestRunner: Sendable {
             switch try row.decode("desired_state", as: DesiredState.self) {
             case .started: try await report(id, .started)
             case .stopped: try await report(id, .stopped)
+            case .archived: try await reconcileArchived(id)
             case .destroyed: try await release(id)
             }
         }
+    }
+
+    private func reconcileArchived(_ id: SandboxID) async throws {
+        let row = try await pool.queryFirst("SELECT archive_ready FROM my_sandbox WHERE id = \(id)")
+        guard let row else { return }
+        if try row["archive_ready"] { try await release(id) } else { try await report(id, .stopped) }
     }
 
     /// Reconciles until cancelled.

@@ -27,6 +27,7 @@ extension LifecycleDecision {
     /// An ephemeral sandbox is destroyed where another is stopped. With force it may also be stopped on its way.
     static func stop(_ sandbox: SandboxRecord, force: Bool) -> LifecycleDecision {
         let change = sandbox.isEphemeral ? SandboxChange.destroy : .stop(force: force)
+        if sandbox.isEphemeral, sandbox.hasForks { return .refuse(parentOfOthers(sandbox)) }
         switch sandbox.state {
         case .started, .paused: return .apply(change)
         case .stopped, .archived, .archiving: return .answerAsItIs
@@ -41,14 +42,14 @@ extension LifecycleDecision {
         }
     }
 
-    /// Legal in every state, any number of times.
+    /// Legal in every state, any number of times; but not while children of it live.
     static func destroy(_ sandbox: SandboxRecord) -> LifecycleDecision {
         switch sandbox.state {
         case .destroying, .destroyed: .answerAsItIs
         case .creating, .restoring, .started, .stopped, .starting, .stopping, .error, .buildFailed, .pendingBuild,
             .buildingSnapshot, .unknown, .pullingSnapshot, .archived, .archiving, .resizing, .snapshotting, .forking,
             .pausing, .paused, .resuming:
-            .apply(.destroy)
+            sandbox.hasForks ? .refuse(parentOfOthers(sandbox)) : .apply(.destroy)
         }
     }
 
@@ -90,13 +91,13 @@ extension LifecycleDecision {
         return .apply(.resize(cpu: new.cpu!, memoryGib: new.memoryGib!, diskGib: new.diskGib!))  // filled in above
     }
 
-    private static func busy(_ sandbox: SandboxRecord, _ participle: String) -> APIError {
+    static func busy(_ sandbox: SandboxRecord, _ participle: String) -> APIError {
         .conflict(
             "the sandbox is \(sandbox.state.rawValue): a state change is in progress. It can be \(participle) after it"
         )
     }
 
-    private static func wrongState(_ sandbox: SandboxRecord, _ participle: String, _ advice: String) -> APIError {
+    static func wrongState(_ sandbox: SandboxRecord, _ participle: String, _ advice: String) -> APIError {
         let why = sandbox.errorReason.map { " (\($0))" } ?? ""
         return .badRequest("a sandbox in state \(sandbox.state.rawValue)\(why) cannot be \(participle). \(advice)")
     }

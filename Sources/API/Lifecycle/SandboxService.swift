@@ -5,7 +5,9 @@ import Store
 /// Reads and changes sandboxes for one caller, and waits for what runners make of it.
 struct SandboxService: Sendable {
     /// How often a decision is made anew because somebody else changed the sandbox meanwhile.
-    private static let attemptLimit = 5
+    static let attemptLimit = 5
+
+    static let restless = APIError.conflict("others keep changing this sandbox. Try again")
 
     let database: any PostgresClient
     let feed: ChangeFeed
@@ -42,7 +44,7 @@ struct SandboxService: Sendable {
                 sandbox = try await find(sandbox.id.description, for: caller)
             }
         }
-        throw APIError.conflict("others keep changing this sandbox. Try again")
+        throw Self.restless
     }
 
     /// Writes what no state stands in the way of.

@@ -25,7 +25,7 @@ struct SandboxRoutes: Sendable {
                     }
                 )
             },
-        ] + lifecycleRoutes + settingRoutes
+        ] + lifecycleRoutes + settingRoutes + captureRoutes
     }
 
     /// A sandbox on the wire.

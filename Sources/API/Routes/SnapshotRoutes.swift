@@ -44,13 +44,16 @@ struct SnapshotRoutes: Sendable {
         let name = query.text("name")
         let sort: SnapshotQueries.Sort = query.choice("sort") ?? .lastUsedAt
         let order: SandboxFilter.Order = query.choice("order") ?? .desc
-        let isOfSandbox = query.text("sourceSandboxId") != nil
+        let source = query.text("sourceSandboxId")
         try query.finish()
-        // No snapshot comes from a sandbox as yet.
-        if isOfSandbox { return try .json(SnapshotPageWire(items: [], total: 0, page: page, totalPages: 0)) }
+        let sandbox = source.flatMap { SandboxID($0) }
+        if source != nil, sandbox == nil {
+            return try .json(SnapshotPageWire(items: [], total: 0, page: page, totalPages: 0))
+        }
         let (items, total) = try await database.snapshots.list(
             for: try call.caller.organization,
             nameContains: name,
+            madeOf: sandbox,
             sort: sort,
             isDescending: order == .desc,
             page: page,

@@ -80,19 +80,12 @@ enum UnsupportedRoutes {
         POST /runners/healthcheck runner_healthcheck
         PATCH /runners/{id}/draining update_runner_draining
         PATCH /runners/{id}/scheduling update_runner_scheduling
-        POST /sandbox/{sandboxIdOrName}/archive archive_sandbox
-        POST /sandbox/{sandboxIdOrName}/backup create_backup
-        POST /sandbox/{sandboxIdOrName}/snapshot create_sandbox_snapshot
         POST /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url/{token}/expire expire_signed_port_preview_url
-        POST /sandbox/{sandboxIdOrName}/fork fork_sandbox
         GET /sandbox/{sandboxId}/organization get_organization_by_sandbox_id
         GET /sandbox/{sandboxIdOrName}/ports/{port}/preview-url get_port_preview_url
         GET /sandbox/{sandboxId}/region-quota get_region_quota_by_sandbox_id
-        GET /sandbox/{sandboxIdOrName}/ancestors get_sandbox_ancestors
-        GET /sandbox/{sandboxIdOrName}/forks get_sandbox_forks
         GET /sandbox/{sandboxId}/telemetry/logs get_sandbox_logs
         GET /sandbox/{sandboxId}/telemetry/metrics get_sandbox_metrics
-        GET /sandbox/{sandboxIdOrName}/parent get_sandbox_parent
         GET /sandbox/{sandboxId}/telemetry/traces/{traceId} get_sandbox_trace_spans
         GET /sandbox/{sandboxId}/telemetry/traces get_sandbox_traces
         GET /sandbox/for-runner get_sandboxes_for_runner

@@ -22,6 +22,7 @@ struct Housekeeper: Service {
         await attempt("timers") { try await database.sandboxes.housekeep() }
         await attempt("snapshots") { try await database.snapshots.housekeep() }
         await attempt("builds") { try await database.builds.housekeep() }
+        await attempt("captures") { try await database.captures.housekeep() }
         await attempt("ssh access") { try await database.sshAccess.purge() }
         await attempt("events") { try await database.sandboxes.purgeEvents() }
     }

@@ -28,7 +28,9 @@ struct SandboxWire: Encodable {
     var desiredState: String
     var errorReason: String?
     var recoverable: Bool
-    var backupState = "None"
+    var backupState: String
+    /// nil in lists.
+    var backupCreatedAt: Date?
     var autoStopInterval: Int
     var autoPauseInterval = 0
     var autoArchiveInterval: Int
@@ -70,6 +72,8 @@ struct SandboxWire: Encodable {
         desiredState = record.desiredState.rawValue
         errorReason = record.errorReason
         recoverable = record.isRecoverable
+        backupState = record.backupState.rawValue
+        backupCreatedAt = record.backupCreatedAt
         autoStopInterval = record.autoStopMinutes
         autoArchiveInterval = record.autoArchiveMinutes
         autoDeleteInterval = record.autoDeleteMinutes
@@ -89,7 +93,7 @@ struct SandboxWire: Encodable {
     /// As lists show it: `SandboxListItem`.
     var asListItem: SandboxWire {
         var item = self
-        (item.env, item.kvm, item.volumes) = (nil, nil, nil)
+        (item.env, item.kvm, item.volumes, item.backupCreatedAt) = (nil, nil, nil, nil)
         return item
     }
 }

@@ -3,6 +3,7 @@
 #include "toolbox.h"
 #include "netns.h"
 #include "btrfs.h"
+#include "tree.h"
 #include "names.h"
 #include "handover.h"
 #include "supervisor.h"

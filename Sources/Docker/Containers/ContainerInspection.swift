@@ -118,6 +118,8 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
     package let limits: ContainerLimits
     /// By network name.
     package let networks: [String: EndpointInspection]
+    /// Where something of the host's is mounted in it.
+    package let mountPoints: [String]
 
     enum CodingKeys: String, CodingKey {
         case id = "Id"
@@ -128,9 +130,14 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
         case configuration = "Config"
         case limits = "HostConfig"
         case networkSettings = "NetworkSettings"
+        case mounts = "Mounts"
     }
 
     package init(from decoder: any Decoder) throws {
+        struct Mount: Decodable {
+            let destination: String
+            enum CodingKeys: String, CodingKey { case destination = "Destination" }
+        }
         struct NetworkSettings: Decodable {
             let networks: [String: EndpointInspection]?
             enum CodingKeys: String, CodingKey { case networks = "Networks" }
@@ -150,6 +157,7 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
         command = configuration.command ?? []
         limits = try container.decode(ContainerLimits.self, forKey: .limits)
         networks = try container.decodeIfPresent(NetworkSettings.self, forKey: .networkSettings)?.networks ?? [:]
+        mountPoints = try container.decodeIfPresent([Mount].self, forKey: .mounts)?.map(\.destination) ?? []
     }
 }
 

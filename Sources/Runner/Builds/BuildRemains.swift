@@ -1,4 +1,5 @@
 import Docker
+import Logging
 import Domain
 import Logging
 import Synchronization

@@ -53,7 +53,9 @@ private func needsPass(_ row: AssignedSandbox, _ containers: [SurveyedContainer]
     case .started:
         if let reached = current?.reached, reached != row.reported.effective.reached ?? LimitsReached() { return true }
         return !row.isTold || row.desired != .started || !isRunning || current?.id != row.reported.containerID
-    case .stopped: return row.desired != .stopped || isRunning
+    case .stopped:
+        let isAtRest = row.desired == .stopped || row.desired == .archived && !row.isArchiveReady
+        return !isAtRest || isRunning
     case .error: return isRunning || row.desired != .started
     case .creating, .pullingSnapshot, .starting, .stopping, .resizing, .destroying: return true
     }

@@ -78,6 +78,7 @@ struct SandboxApplier: Sendable {
         case .awaitDaemon: return try await awaitDaemon(desired)
         case .tellDaemon: return try await tellDaemon(desired)
         case .updateLimits: return try await updateLimits(desired, known)
+        case .resumeContainer: try await resumeContainer(known)
         case .stopContainer(let force): try await stopContainer(desired, known, force: force)
         case .removeContainer: try await removeContainer(desired, known)
         case .removeRules: try await parts.firewall.remove(desired.id)
@@ -96,7 +97,7 @@ struct SandboxApplier: Sendable {
             case .removeStale(let stale): try await removeStale(stale, of: id)
             case .removeRules: try await parts.firewall.remove(id)
             case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .tellDaemon,
-                .updateLimits, .stopContainer,
+                .updateLimits, .resumeContainer, .stopContainer,
                 .removeContainer, .reportReached, .settle, .fail, .release:
                 preconditionFailure("an unplaced sandbox is never given \(action.name)")
             }
@@ -254,6 +255,11 @@ struct SandboxApplier: Sendable {
         }
     }
 
+    private func resumeContainer(_ known: Findings) async throws {
+        guard let id = known.containerID else { return }
+        try await parts.engine.resumeContainer(id)
+    }
+
     private func stopContainer(_ desired: AssignedSandbox, _ known: Findings, force: Bool) async throws {
         guard let id = known.containerID else { return }
         do {
@@ -336,6 +342,7 @@ extension SandboxAction {
         case .awaitDaemon: "await-daemon"
         case .tellDaemon: "tell-daemon"
         case .updateLimits: "update-limits"
+        case .resumeContainer: "resume-container"
         case .stopContainer: "stop-container"
         case .removeContainer: "remove-container"
         case .removeRules: "remove-rules"

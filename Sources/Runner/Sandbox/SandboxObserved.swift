@@ -19,7 +19,9 @@ package enum ContainerObservation: Sendable, Hashable {
     /// Never started.
     case created(ContainerFacts)
     case running(ContainerFacts)
-    /// Paused or restarting: by somebody else, since nothing of ours does that.
+    /// Paused, but by no capture of this process: by one that died at it, or by somebody else.
+    case paused(ContainerFacts)
+    /// Restarting: by somebody else, since nothing of ours does that.
     case frozen(ContainerFacts)
     case exited(ContainerFacts, ContainerEnd)
     /// Dead, or its removal is under way.

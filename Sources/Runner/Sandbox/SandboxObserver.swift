@@ -64,11 +64,14 @@ struct SandboxObserver: Sendable {
         facts.hasWantedShape = found.labels[ContainerLabel.shape] == parts.blueprint.shape(of: desired)
         switch found.state.status {
         case .created: return .created(facts)
+        // For the moment of a capture.
+        case .paused where parts.pauses.isHeld(found.id): return .running(facts)
+        case .paused: return .paused(facts)
         case .running:
             parts.limits.note(found)
             facts.reached = await parts.limits.reached(found.id, now: parts.now())
             return .running(facts)
-        case .paused, .restarting: return .frozen(facts)
+        case .restarting: return .frozen(facts)
         case .exited: return .exited(facts, ContainerEnd(try await verdict(found, desired)))
         case .removing, .dead: return .unusable(facts)
         }

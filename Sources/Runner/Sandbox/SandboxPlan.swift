@@ -18,6 +18,8 @@ package enum SandboxAction: Sendable, Hashable {
     /// Its daemon, which runs, knows its settings afterwards; unless it does not answer.
     case tellDaemon
     case updateLimits
+    /// Its processes go on afterwards.
+    case resumeContainer
     case stopContainer(force: Bool)
     case removeContainer
     /// Only ever planned for what has no container.
@@ -62,6 +64,7 @@ package func planSandbox(desired: AssignedSandbox, observed: SandboxObserved) ->
     switch desired.desired {
     case .started: planStarted(desired, observed, &plan)
     case .stopped: planStopped(desired, observed, &plan)
+    case .archived: planArchived(desired, observed, &plan)
     case .destroyed: planDestroyed(observed, &plan)
     }
     return plan
@@ -81,10 +84,17 @@ package func planUnplaced(observed: SandboxObserved) -> SandboxPlan {
 private func planDestroyed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) {
     switch observed.container {
     case .absent, .foreign: break
-    case .created, .running, .frozen, .exited, .unusable: plan.then(.removeContainer)
+    case .created, .running, .paused, .frozen, .exited, .unusable: plan.then(.removeContainer)
     }
     if observed.rules != .absent { plan.then(.removeRules) }
     plan.then(.release)
+}
+
+// MARK: - Archived
+// Its container is the only place of its files until the row says that its backup has them.
+
+private func planArchived(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+    if desired.isArchiveReady { planDestroyed(observed, &plan) } else { planStopped(desired, observed, &plan) }
 }
 
 // MARK: - Stopped
@@ -97,6 +107,12 @@ private func planStopped(_ desired: AssignedSandbox, _ observed: SandboxObserved
         if observed.rules != .current { plan.then(.installRules) }
         if !facts.hasWantedLimits { plan.adjustLimits(desired) }
     case .running, .frozen:
+        if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping {
+            plan.then(.report(.stopping))
+        }
+        plan.then(.stopContainer(force: desired.forceStop || desired.hasFailed))
+    case .paused:
+        plan.then(.resumeContainer)
         if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping {
             plan.then(.report(.stopping))
         }
@@ -128,6 +144,9 @@ private func planStarted(_ desired: AssignedSandbox, _ observed: SandboxObserved
         }
     case .running(let facts):
         planRunning(desired, observed, facts, &plan)
+    case .paused(let facts):
+        plan.then(.resumeContainer)
+        planRunning(desired, observed, facts, &plan)
     case .frozen(let facts):
         plan.then(.stopContainer(force: true))
         plan.start(desired, facts)
@@ -147,7 +166,7 @@ private func planStarted(_ desired: AssignedSandbox, _ observed: SandboxObserved
 private func planFailed(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
     switch observed.container {
     case .running(let facts) where desired.reported.hasTimedOut: planRunning(desired, observed, facts, &plan)
-    case .running, .frozen: plan.then(.stopContainer(force: true))
+    case .running, .paused, .frozen: plan.then(.stopContainer(force: true))
     case .absent, .foreign, .created, .exited, .unusable: break
     }
 }

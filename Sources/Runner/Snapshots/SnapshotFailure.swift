@@ -8,6 +8,10 @@ package enum SnapshotStep: String, Sendable, Hashable, CaseIterable {
     case pull
     /// From a Dockerfile, by this host's engine.
     case build
+    /// The files of a sandbox, from its frozen copy.
+    case read
+    /// What was read, into this host's engine.
+    case load
     /// Whether sandboxes can start from it.
     case inspect
     /// Into the internal registry.
@@ -33,7 +37,7 @@ package struct UnusableImage: Error, Hashable, CustomStringConvertible {
 package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failures: Int) -> SnapshotFate {
     guard let error = error as? DockerError else {
         return error is BuildFailure || error is UnusableImage || error is ImageName.Malformed
-            || error is SecretBox.Failure ? .final : patience(failures)
+            || error is SecretBox.Failure || error is CaptureRefused ? .final : patience(failures)
     }
     switch error.kind {
     case .unavailable, .timeout: return patience(failures)

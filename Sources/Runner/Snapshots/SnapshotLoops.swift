@@ -6,20 +6,24 @@ struct SnapshotLoops: Sendable {
     private let parts: RunnerParts
     private let region: String
     private let jobs: (wakes: AsyncStream<Void>, wake: AsyncStream<Void>.Continuation)
+    private let captures: (wakes: AsyncStream<Void>, wake: AsyncStream<Void>.Continuation)
     private let turns: (wakes: AsyncStream<Void>, wake: AsyncStream<Void>.Continuation)
 
     init(_ parts: RunnerParts, region: String) {
         self.parts = parts
         self.region = region
         let (jobWakes, jobWake) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let (captureWakes, captureWake) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let (turnWakes, turnWake) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
         jobs = (jobWakes, jobWake)
+        captures = (captureWakes, captureWake)
         turns = (turnWakes, turnWake)
     }
 
     /// Something about snapshots changed. Never blocks.
     func wake() {
         jobs.wake.yield()
+        captures.wake.yield()
         turns.wake.yield()
     }
 
@@ -33,7 +37,8 @@ struct SnapshotLoops: Sendable {
             return
         }
         await withDiscardingTaskGroup { group in
-            group.addTask { await SnapshotWorker(parts, registry: registry).run(wakes: jobs.wakes) }
+            group.addTask { await SnapshotWorker(parts, registry: registry, duty: .images).run(wakes: jobs.wakes) }
+            group.addTask { await SnapshotWorker(parts, registry: registry, duty: .captures).run(wakes: captures.wakes) }
             group.addTask { await ImageCache(parts, registry: registry, region: region).run(wakes: turns.wakes) }
         }
     }

@@ -129,6 +129,10 @@ struct SnapshotMaker: Sendable {
         return architecture
     }
 
+    /// What the image of a job is called on this host until it is pushed under its content's tag; of Martlet's registry, so that
+    /// the cache lets go of it in time.
+    func loadingName(of job: SnapshotJob) -> String { "\(registry.repository(of: job.snapshot)):captured" }
+
     /// The tag is the content's, so that a former content of the snapshot keeps its own while sandboxes need it.
     private func push(_ image: ImageInspection, _ job: SnapshotJob, _ meter: PullMeter) async throws -> String {
         let repository = registry.repository(of: job.snapshot)

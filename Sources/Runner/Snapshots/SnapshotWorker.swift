@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import Logging
+import NIOPosix
 import Store
 import Synchronization
 
@@ -12,18 +13,36 @@ struct SnapshotWorker: Sendable {
     private let parts: RunnerParts
     private let maker: SnapshotMaker
     private let builder: SnapshotBuilder
+    private let capturer: CaptureMaker
+    private let threads: NIOThreadPool
+    private let duty: Duty
     private let pace: RunnerPace
 
-    init(_ parts: RunnerParts, registry: RegistryAccess) {
+    /// Captures have hands of their own: who waits for one has his sandbox held up, and does not queue behind builds.
+    enum Duty { case images, captures }
+
+    init(_ parts: RunnerParts, registry: RegistryAccess, duty: Duty) {
         self.parts = parts
+        self.duty = duty
         pace = parts.pace
         maker = SnapshotMaker(parts: parts, registry: registry, loans: parts.loans)
         builder = SnapshotBuilder(parts: parts, maker: maker)
+        threads = NIOThreadPool(numberOfThreads: max(1, pace.snapshotsLimit))
+        capturer = CaptureMaker(parts: parts, maker: maker, threads: threads)
     }
 
     /// Works until cancelled. `wakes` says that there may be a job; without it one is looked for now and then.
     func run(wakes: AsyncStream<Void>) async {
-        await builder.sweep()
+        threads.start()
+        switch duty {
+        case .images: await builder.sweep()
+        case .captures: await capturer.sweep()
+        }
+        await work(wakes: wakes)
+        try? await threads.shutdownGracefully()
+    }
+
+    private func work(wakes: AsyncStream<Void>) async {
         let (calls, call) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(pace.snapshotsLimit))
         await withDiscardingTaskGroup { group in
             for _ in 0..<max(1, pace.snapshotsLimit) {
@@ -43,8 +62,7 @@ struct SnapshotWorker: Sendable {
     private func work(_ call: AsyncStream<Void>.Continuation) async {
         while !Task.isCancelled {
             do {
-                guard let job = try await parts.queries.claimSnapshotJob([.pull, .build], for: pace.snapshotLease)
-                else { return }
+                guard let job = try await claim() else { return }
                 call.yield()
                 await carryOut(job)
             } catch {
@@ -53,6 +71,13 @@ struct SnapshotWorker: Sendable {
                 }
                 return
             }
+        }
+    }
+
+    private func claim() async throws -> SnapshotJob? {
+        switch duty {
+        case .images: try await parts.queries.claimSnapshotJob([.pull, .build], for: pace.snapshotLease)
+        case .captures: try await parts.queries.claimCapture(for: pace.snapshotLease)
         }
     }
 
@@ -83,6 +108,7 @@ struct SnapshotWorker: Sendable {
         switch job.kind {
         case .pull: try await maker.make(job, position)
         case .build: try await builder.make(job, position)
+        case .capture: try await capturer.make(job, position)
         }
     }
 

@@ -15,4 +15,6 @@ extension DesiredState: PostgresCodable, PostgresArrayElement {}
 extension ObservedState: PostgresCodable, PostgresArrayElement {}
 extension PublicState: PostgresCodable, PostgresArrayElement {}
 extension SnapshotState: PostgresCodable, PostgresArrayElement {}
+extension CapturePurpose: PostgresCodable, PostgresArrayElement {}
+extension BackupState: PostgresCodable, PostgresArrayElement {}
 extension SnapshotJobKind: PostgresCodable, PostgresArrayElement {}

@@ -33,6 +33,8 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var toolboxToken: String
     /// Whether its daemon is to record terminals that are opened from now on.
     package var recordsTerminals: Bool
+    /// It is to be archived, and its image is a backup of all that its container has.
+    package var isArchiveReady: Bool
 
     package var reported: ReportedSandbox
 
@@ -54,6 +56,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         networkBlockAll = false
         self.toolboxToken = toolboxToken
         recordsTerminals = false
+        isArchiveReady = false
         reported = ReportedSandbox()
     }
 }
@@ -112,7 +115,7 @@ extension AssignedSandbox {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
         disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
-        container_id, effective, record_terminals
+        container_id, effective, record_terminals, archive_ready
         """
     }
 
@@ -135,6 +138,7 @@ extension AssignedSandbox {
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
         recordsTerminals = try row["record_terminals"]
+        isArchiveReady = try row["archive_ready"]
         reported.state = try row["state"]
         reported.generation = try row["observed_generation"]
         reported.hasTimedOut = try row["timed_out"]

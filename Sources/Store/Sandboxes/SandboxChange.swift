@@ -4,6 +4,7 @@ import Postgres
 package enum SandboxChange: Sendable {
     case start
     case stop(force: Bool)
+    case archive
     case destroy
     /// A new try after a recoverable error.
     case recover
@@ -24,6 +25,7 @@ package enum SandboxChange: Sendable {
         switch self {
         case .start: "desired_state = 'started', force_stop = false"
         case .stop(let force): "desired_state = 'stopped', force_stop = \(force)"
+        case .archive: "desired_state = 'archived', force_stop = false"
         case .destroy: "desired_state = 'destroyed'"
         case .recover: "desired_state = 'started', force_stop = false, recover_count = recover_count + 1"
         case .resize(let cpu, let memoryGib, let diskGib):

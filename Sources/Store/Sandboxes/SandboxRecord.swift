@@ -43,6 +43,13 @@ package struct SandboxRecord: Sendable, Identifiable {
     package let recordsTerminals: Bool
     /// Whether its daemon, while it runs, was told to record them.
     package let isToldToRecord: Bool
+    /// What it was forked from, while that lives.
+    package let parentID: SandboxID?
+    /// Whether others that live were forked from it.
+    package let hasForks: Bool
+    package let backupState: BackupState
+    /// When its last backup was taken.
+    package let backupCreatedAt: Date?
 
     /// Destroyed where it stops: auto-delete 0.
     package var isEphemeral: Bool { autoDeleteMinutes == 0 }
@@ -91,6 +98,10 @@ package struct SandboxRecord: Sendable, Identifiable {
         isRecoverable = try row["recoverable"]
         recordsTerminals = try row["record_terminals"]
         isToldToRecord = try row["is_told_to_record"]
+        parentID = try row["parent_id"]
+        hasForks = try row["has_forks"]
+        backupState = try row["backup_state"] ?? .none
+        backupCreatedAt = try row["backup_created_at"]
     }
 
     /// The columns that `init` reads, of a `sandbox_view` called `v`.
@@ -100,6 +111,10 @@ package struct SandboxRecord: Sendable, Identifiable {
         v.auto_archive_minutes, v.auto_delete_minutes, v.auto_destroy_at, v.queue_timeout_minutes, v.desired_state, \
         v.generation, v.created_at, v.updated_at, v.destroyed_at, v.queue_timed_out_at, v.last_activity_at, v.runner_id, \
         v.daemon_version, v.state, v.error_reason, v.recoverable, v.record_terminals, \
-        coalesce(v.effective->'recordsTerminals' = 'true', false) AS is_told_to_record
+        coalesce(v.effective->'recordsTerminals' = 'true', false) AS is_told_to_record, \
+        (SELECT s.parent_id FROM sandbox s WHERE s.id = v.id) AS parent_id, \
+        EXISTS (SELECT FROM sandbox c WHERE c.parent_id = v.id AND c.desired_state <> 'destroyed') AS has_forks, \
+        (SELECT b.state FROM sandbox_backup b WHERE b.sandbox_id = v.id) AS backup_state, \
+        (SELECT b.completed_at FROM sandbox_backup b WHERE b.sandbox_id = v.id) AS backup_created_at
         """
 }

@@ -16,6 +16,8 @@ package struct SnapshotJob: Sendable {
     package let failures: Int
     /// Until the job fails by itself.
     package let timeLeft: Duration
+    /// For a capture.
+    package let capture: CaptureOrder?
 
     init(_ row: Row) throws {
         snapshot = try row["snapshot_id"]
@@ -26,6 +28,7 @@ package struct SnapshotJob: Sendable {
         buildInfo = try row["build_info"]
         failures = try row["failures"]
         timeLeft = .seconds(try row["seconds_left"] as Double)
+        capture = kind == .capture ? try CaptureOrder(row) : nil
     }
 }
 

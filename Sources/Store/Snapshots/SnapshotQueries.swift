@@ -16,12 +16,14 @@ package struct SnapshotQueries: Sendable {
     package func list(
         for organization: OrganizationID,
         nameContains text: String?,
+        madeOf sandbox: SandboxID? = nil,
         sort: Sort,
         isDescending: Bool,
         page: Int,
         limit: Int
     ) async throws -> (items: [SnapshotRecord], total: Int) {
-        let condition = Self.visible(to: organization, nameContains: text)
+        var condition = Self.visible(to: organization, nameContains: text)
+        if let sandbox { condition += " AND source_sandbox_id = \(sandbox)" }
         let total: Int = try await client.queryFirst("SELECT count(*) AS total FROM snapshot WHERE \(condition)")![
             "total"
         ]

@@ -1,0 +1,201 @@
+import Docker
+import Domain
+import FoundationEssentials
+#if canImport(Glibc)
+    import Glibc
+#endif
+import Logging
+import NIOPosix
+import Reconciling
+import Store
+import Synchronization
+
+/// Makes an image of a sandbox's files: freezes them, reads what differs from the sandbox's image, loads that as a layer upon it,
+/// and pushes the image into the internal registry. Safe to repeat from any point: each try freezes anew.
+///
+/// The sandbox stands still only while its files are frozen, which is a moment however many they are.
+struct CaptureMaker: Sendable {
+    private let parts: RunnerParts
+    private let maker: SnapshotMaker
+    private let threads: NIOThreadPool
+
+    /// - Parameter threads: of its own, since reading a tree takes long.
+    init(parts: RunnerParts, maker: SnapshotMaker, threads: NIOThreadPool) {
+        self.parts = parts
+        self.maker = maker
+        self.threads = threads
+    }
+
+    /// Makes it. Throws what went wrong; `position` says in which step.
+    func make(_ job: SnapshotJob, _ position: SnapshotMaker.Position) async throws -> FinishedSnapshot {
+        guard let order = job.capture else { preconditionFailure("a capture has an order") }
+        _ = position.enter(.read)
+        let store = try layerStore()
+        let container = try await container(of: order)
+        let base = try await blocking { try CapturedImage(of: store.configuration(ofImage: container.imageID)) }
+        let file = try layerPath(of: job)
+        defer { unlink(file) }
+        let layer = try await read(container, over: base, to: file, for: job, order, store)
+        try await FaultPoint.hit("capture-read")
+        _ = position.enter(.load)
+        let image = try await load(layer, upon: base, from: file, for: job, order)
+        try await FaultPoint.hit("capture-loaded")
+        let finished = try await maker.store(image, for: job, position)
+        try await FaultPoint.hit("capture-pushed")
+        if order.purpose == .backup { await letGo(of: image) }
+        return finished
+    }
+
+    /// Removes what a former process left. Before the first capture.
+    func sweep() async {
+        guard let store = try? layerStore(), let folder = try? layerFolder() else { return }
+        _ = try? await blocking {
+            store.removeFrozen(beginningWith: frozenPrefix)
+            for name in try FileManager.default.contentsOfDirectory(atPath: folder) { unlink("\(folder)/\(name)") }
+        }
+    }
+
+    private func layerStore() throws -> LayerStore {
+        let host = parts.blueprint.host
+        return try LayerStore(driver: host.engine.storageDriver, dataRoot: host.dataRoot)
+    }
+
+    private func container(of order: CaptureOrder) async throws -> ContainerInspection {
+        do {
+            return try await parts.engine.inspectContainer(ContainerName.of(order.sandbox, epoch: order.epoch))
+        } catch let error as DockerError where error.kind == .notFound {
+            throw CaptureTrouble("the sandbox has no container on this runner at the moment")
+        }
+    }
+
+    // MARK: - Files
+
+    /// Other runners of this host have others.
+    private var frozenPrefix: String { "\(String("\(parts.identity)".prefix(8)))-" }
+
+    private func layerFolder() throws -> String {
+        let folder = "\(parts.stateDirectory)/captures"
+        guard mkdir(folder, 0o700) == 0 || errno == EEXIST else {
+            throw CaptureTrouble("cannot make the directory \(folder): \(words(errno))")
+        }
+        return folder
+    }
+
+    private func layerPath(of job: SnapshotJob) throws -> String { "\(try layerFolder())/\(job.snapshot).tar" }
+
+    private func read(
+        _ container: ContainerInspection,
+        over base: CapturedImage,
+        to file: String,
+        for job: SnapshotJob,
+        _ order: CaptureOrder,
+        _ store: LayerStore
+    ) async throws -> (digest: String, bytes: Int64) {
+        let name = "\(frozenPrefix)\(job.snapshot)"
+        let frozen = try await freeze(container, as: name, store)
+        let limits = CaptureLimits(contentBytes: Int64(order.diskGib) << 30)
+        let cancelled = Atomic(false)
+        return try await withTaskCancellationHandler {
+            try await blocking {
+                defer { try? store.remove(frozen: name) }
+                return try TreeCapture.write(
+                    frozen,
+                    over: try store.folder(ofLayers: base.base),
+                    to: file,
+                    skipping: SkippedPaths(mountPoints: container.mountPoints),
+                    limits: limits,
+                    isCancelled: { cancelled.load(ordering: .relaxed) }
+                )
+            }
+        } onCancel: {
+            cancelled.store(true, ordering: .relaxed)
+        }
+    }
+
+    /// In a task of its own, which nothing cuts off: what it has paused, it resumes.
+    private func freeze(_ container: ContainerInspection, as name: String, _ store: LayerStore) async throws -> String {
+        guard parts.pauses.hold(container.id) else {
+            throw CaptureTrouble("the sandbox is being captured already")
+        }
+        return try await Task {
+            defer { parts.pauses.release(container.id) }
+            let isPaused = try await pause(container)
+            do {
+                let frozen = try await blocking { try store.freeze(container: container.id, as: name) }
+                if isPaused { await resume(container.id) }
+                return frozen
+            } catch {
+                if isPaused { await resume(container.id) }
+                throw error
+            }
+        }.value
+    }
+
+    /// False when there is nothing to pause.
+    private func pause(_ container: ContainerInspection) async throws -> Bool {
+        guard container.state.status == .running || container.state.status == .paused else { return false }
+        do {
+            try await parts.engine.pauseContainer(container.id)
+            try await FaultPoint.hit("capture-paused")
+            return true
+        } catch let error as DockerError where error.kind == .conflict {
+            // It has stopped, or is paused by somebody else, whose business it is.
+            return false
+        } catch {
+            // Whether it was paused is not known.
+            await resume(container.id)
+            throw error
+        }
+    }
+
+    private static let resumesLimit = 60
+
+    private func resume(_ container: String) async {
+        for _ in 0..<Self.resumesLimit {
+            do {
+                return try await parts.engine.resumeContainer(container)
+            } catch let error as DockerError where error.kind == .notFound {
+                return
+            } catch {
+                try? await Task.sleep(for: .milliseconds(500))
+            }
+        }
+        parts.logger.error("a captured container cannot be resumed", metadata: ["container.id": "\(container)"])
+    }
+
+    // MARK: - Image
+
+    private func load(
+        _ layer: (digest: String, bytes: Int64),
+        upon base: CapturedImage,
+        from file: String,
+        for job: SnapshotJob,
+        _ order: CaptureOrder
+    ) async throws -> ImageInspection {
+        let configuration = try base.configuration(adding: layer.digest, isBackup: order.purpose == .backup)
+        let archive = try ImageArchive(
+            configuration,
+            named: maker.loadingName(of: job),
+            layers: base.base.count + 1,
+            file: file,
+            layerBytes: layer.bytes,
+            threads: threads
+        )
+        try await parts.engine.loadImages(
+            archive,
+            bytes: archive.bytes,
+            within: min(parts.pace.snapshotPullLimit, job.timeLeft)
+        )
+        return try await parts.engine.inspectImage(archive.image)
+    }
+
+    /// Nothing starts from a backup here before its sandbox was archived, and then it is pulled.
+    private func letGo(of image: ImageInspection) async {
+        let names = (try? await parts.engine.inspectImage(image.id))?.repositoryTags ?? []
+        for name in names { try? await parts.engine.removeImage(name) }
+    }
+
+    private func blocking<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+        try await threads.runIfActive(body)
+    }
+}

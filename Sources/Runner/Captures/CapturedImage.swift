@@ -1,0 +1,190 @@
+import Crypto
+import FoundationEssentials
+import NIOCore
+import NIOPosix
+
+/// The image of a sandbox: all that its own image says of how to run it, that image's layers, and one of its own upon them.
+struct CapturedImage: Sendable {
+    /// How many of the layers are not the sandbox's own; on backups only, so that backups of what was restored from one do not
+    /// grow upon each other.
+    static let baseLabel = "martlet.captured-on"
+    /// Images have at most 125 layers; a base with more than these is taken apart further down.
+    static let baseLayersLimit = 100
+
+    /// The layers below the own one, the lowest first.
+    let base: [String]
+    private var document: JSONDocument
+
+    /// Begins with the configuration of the image that the sandbox was made of, byte for byte as it is.
+    init(of configuration: Data) throws {
+        document = try JSONDecoder().decode(JSONDocument.self, from: configuration)
+        let layers = document["rootfs"]["diff_ids"].strings
+        let labelled = Int(document["config"]["Labels"][Self.baseLabel].string ?? "") ?? layers.count
+        base = Array(layers.prefix(min(max(labelled, 0), Self.baseLayersLimit)))
+    }
+
+    /// The new configuration.
+    func configuration(adding layer: String, isBackup: Bool) throws -> Data {
+        var its = document
+        // What tells of the making of the old one, and names more layers than there are now.
+        for member in ["container", "container_config", "history", "id", "parent"] { its.remove(member) }
+        its["rootfs"] = .object(["type": .string("layers"), "diff_ids": .array((base + [layer]).map { .string($0) })])
+        var process = its["config"]
+        var labels = process["Labels"]
+        labels.remove(Self.baseLabel)
+        if isBackup { labels[Self.baseLabel] = .string("\(base.count)") }
+        process["Labels"] = labels
+        its["config"] = process
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return try encoder.encode(its)
+    }
+}
+
+/// A JSON document of somebody else's, of which most is passed on.
+private enum JSONDocument: Codable, Sendable {
+    case null
+    case bool(Bool)
+    case integer(Int64)
+    case number(Double)
+    case string(String)
+    case array([JSONDocument])
+    case object([String: JSONDocument])
+
+    init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if container.decodeNil() {
+            self = .null
+        } else if let value = try? container.decode(Bool.self) {
+            self = .bool(value)
+        } else if let value = try? container.decode(Int64.self) {
+            self = .integer(value)
+        } else if let value = try? container.decode(Double.self) {
+            self = .number(value)
+        } else if let value = try? container.decode(String.self) {
+            self = .string(value)
+        } else if let value = try? container.decode([JSONDocument].self) {
+            self = .array(value)
+        } else {
+            self = .object(try container.decode([String: JSONDocument].self))
+        }
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .null: try container.encodeNil()
+        case .bool(let value): try container.encode(value)
+        case .integer(let value): try container.encode(value)
+        case .number(let value): try container.encode(value)
+        case .string(let value): try container.encode(value)
+        case .array(let value): try container.encode(value)
+        case .object(let value): try container.encode(value)
+        }
+    }
+
+    var string: String? { if case .string(let value) = self { value } else { nil } }
+
+    var strings: [String] { if case .array(let values) = self { values.compactMap(\.string) } else { [] } }
+
+    /// Null where there is none; setting one makes an object of what is none.
+    subscript(member: String) -> JSONDocument {
+        get { if case .object(let members) = self { members[member] ?? .null } else { .null } }
+        set {
+            var members: [String: JSONDocument] = if case .object(let members) = self { members } else { [:] }
+            members[member] = newValue
+            self = .object(members)
+        }
+    }
+
+    mutating func remove(_ member: String) {
+        guard case .object(var members) = self else { return }
+        members[member] = nil
+        self = .object(members)
+    }
+}
+
+/// An archive for the engine to load: one image, of whose layers only the uppermost is in it. It is read as it is sent.
+struct ImageArchive: AsyncSequence, Sendable {
+    private static let chunkBytes = 1 << 20
+
+    /// The image's id, `sha256:…`.
+    let image: String
+    /// Of the whole archive.
+    let bytes: Int64
+    private let file: String
+    private let layerBytes: Int64
+    private let before: [UInt8]
+    private let after: [UInt8]
+    private let threads: NIOThreadPool
+
+    /// - Parameters:
+    ///   - name: the image is called so afterwards.
+    ///   - file: holds the uppermost layer.
+    init(_ configuration: Data, named name: String, layers: Int, file: String, layerBytes: Int64, threads: NIOThreadPool) throws {
+        struct Manifest: Encodable {
+            let Config: String
+            let RepoTags: [String]
+            let Layers: [String]
+        }
+        let digest = SHA256.hash(data: configuration).hexadecimal
+        image = "sha256:\(digest)"
+        // Those that the engine has already are only named.
+        let names = (0..<layers - 1).map { "\($0).tar" } + ["layer.tar"]
+        let manifest = try JSONEncoder().encode([Manifest(Config: "\(digest).json", RepoTags: [name], Layers: names)])
+        var entry = LayerEntry(path: Array("layer.tar".utf8), kind: .file, mode: 0o644)
+        entry.bytes = layerBytes
+        before = entry.header
+        after =
+            LayerEntry.padding(after: layerBytes) + Self.entry("\(digest).json", configuration) + Self.entry("manifest.json", manifest)
+            + [UInt8](repeating: 0, count: 2 * LayerEntry.blockBytes)
+        bytes = Int64(before.count) + layerBytes + Int64(after.count)
+        self.file = file
+        self.layerBytes = layerBytes
+        self.threads = threads
+    }
+
+    private static func entry(_ name: String, _ content: Data) -> [UInt8] {
+        var entry = LayerEntry(path: Array(name.utf8), kind: .file, mode: 0o644)
+        entry.bytes = Int64(content.count)
+        return entry.header + Array(content) + LayerEntry.padding(after: entry.bytes)
+    }
+
+    func makeAsyncIterator() -> Iterator { Iterator(archive: self) }
+
+    struct Iterator: AsyncIteratorProtocol {
+        let archive: ImageArchive
+        private var content: OpenedFile?
+        private var left: Int64
+        private var hasBegun = false
+        private var hasEnded = false
+
+        fileprivate init(archive: ImageArchive) {
+            self.archive = archive
+            left = archive.layerBytes
+        }
+
+        mutating func next() async throws -> ByteBuffer? {
+            guard hasBegun else {
+                hasBegun = true
+                return ByteBuffer(bytes: archive.before)
+            }
+            if left > 0 { return ByteBuffer(bytes: try await nextChunk()) }
+            guard !hasEnded else { return nil }
+            hasEnded = true
+            content = nil
+            return ByteBuffer(bytes: archive.after)
+        }
+
+        private mutating func nextChunk() async throws -> [UInt8] {
+            let (path, limit, known) = (archive.file, Int(Swift.min(left, Int64(ImageArchive.chunkBytes))), content)
+            let (file, chunk) = try await archive.threads.runIfActive {
+                let file = try known ?? OpenedFile(path)
+                return (file, try file.read(atMost: limit))
+            }
+            content = file
+            left -= Int64(chunk.count)
+            return chunk
+        }
+    }
+}

@@ -1,0 +1,231 @@
+#if canImport(Glibc)
+    import Glibc
+#endif
+import Synchronization
+
+/// What may be in a layer.
+struct CaptureLimits: Sendable {
+    /// Of all files together, holes included: the engine fills them when it unpacks the layer.
+    var contentBytes: Int64
+    var entries = 2_000_000
+    /// Folders within folders; two descriptors are open for each.
+    var depth = 200
+    /// The engine's own folder is before it when it unpacks the layer.
+    var pathBytes = 3500
+    /// Names that share their file with another name.
+    var hardLinks = 500_000
+}
+
+/// Writes the difference between two frozen trees as a layer: what is new or changed, and marks for what is gone.
+///
+/// A file is unchanged where both trees have the same inode, changed at the same time: the trees are copies of one subvolume, and
+/// nothing in a sandbox can set that time. The files are a stranger's: links are never followed, and nothing outside of the two
+/// folders is opened.
+struct TreeCapture: ~Copyable {
+    private struct Level {
+        var path: [UInt8]
+        var entry: LayerEntry
+        var isWritten: Bool
+    }
+
+    private let limits: CaptureLimits
+    private let skipped: SkippedPaths
+    private let isCancelled: @Sendable () -> Bool
+    private var layer: LayerFile
+    private var above: [Level] = []
+    private var firstNames: [ino_t: [UInt8]] = [:]
+    private var entries = 0
+    private var contentBytes: Int64 = 0
+
+    private init(_ layer: consuming LayerFile, _ limits: CaptureLimits, _ skipped: SkippedPaths, _ isCancelled: @escaping @Sendable () -> Bool) {
+        self.layer = layer
+        self.limits = limits
+        self.skipped = skipped
+        self.isCancelled = isCancelled
+    }
+
+    /// Writes the layer into `path`. Blocks for as long as that takes.
+    ///
+    /// - Parameters:
+    ///   - base: what is below the layer; nil for nothing.
+    ///   - isCancelled: asked now and then.
+    /// - Returns: the layer's digest and size.
+    static func write(
+        _ tree: String,
+        over base: String?,
+        to path: String,
+        skipping skipped: SkippedPaths,
+        limits: CaptureLimits,
+        isCancelled: @escaping @Sendable () -> Bool
+    ) throws -> (digest: String, bytes: Int64) {
+        var capture = TreeCapture(try LayerFile(path), limits, skipped, isCancelled)
+        let root = try Directory(tree)
+        let below = try base.map { try Directory($0) }
+        try capture.enter(root.status, [], isChanged: true)
+        try capture.walk(root, below, [])
+        let digest = try capture.layer.finish()
+        return (digest, capture.layer.bytes)
+    }
+
+    // MARK: - Walking
+
+    private mutating func walk(_ folder: Directory, _ base: Directory?, _ path: [UInt8]) throws {
+        guard above.count <= limits.depth else {
+            throw CaptureRefused("'\(text(path))' is deeper than \(limits.depth) folders; move what is in it further up")
+        }
+        var kept: Set<[UInt8]> = []
+        for name in try folder.names(atMost: limits.entries) {
+            if isCancelled() { throw CancellationError() }
+            let its = path.isEmpty ? name : path + [UInt8(ascii: "/")] + name
+            let status = try folder.status(of: name)
+            // Nobody listens at a socket any more.
+            if status.type == S_IFSOCK { continue }
+            let old = try base?.statusIfPresent(of: name)
+            if old == nil, skipped.skips(its) { continue }
+            kept.insert(name)
+            try take(name, its, status, old, folder, base)
+        }
+        guard base != nil else { return }
+        for name in try base!.names(atMost: limits.entries) where !kept.contains(name) { try markGone(name, path) }
+    }
+
+    private mutating func take(
+        _ name: [UInt8],
+        _ path: [UInt8],
+        _ status: stat,
+        _ old: stat?,
+        _ folder: Directory,
+        _ base: Directory?
+    ) throws {
+        try judge(name, path, status)
+        let isChanged = old.map { !status.isSame(as: $0) } ?? true
+        guard status.type == S_IFDIR else {
+            if isChanged { try write(name, path, status, folder) }
+            return
+        }
+        let inner = try folder.directory(name)
+        // Made by the engine to mount something on, or further down.
+        let isOnTheWay = old == nil && skipped.leads(path)
+        try enter(inner.status, path, isChanged: isChanged && !isOnTheWay, attributes: try inner.attributes())
+        if let old, old.type == S_IFDIR {
+            try walk(inner, try base!.directory(name), path)
+        } else {
+            try walk(inner, nil, path)
+        }
+        above.removeLast()
+    }
+
+    private func judge(_ name: [UInt8], _ path: [UInt8], _ status: stat) throws {
+        if path.count > limits.pathBytes {
+            throw CaptureRefused("'\(text(path))…' is longer than \(limits.pathBytes) bytes; make its names shorter")
+        }
+        if name.starts(with: ".wh.".utf8) {
+            throw CaptureRefused("'\(text(path))' begins with .wh., which means something else in an image; rename it")
+        }
+        // How an inner subvolume shows in a frozen copy: its files are not in it.
+        if status.type == S_IFDIR, status.st_ino == 2 {
+            throw CaptureRefused("'\(text(path))' is a btrfs subvolume; copy its files into a plain folder, and remove it")
+        }
+    }
+
+    // MARK: - Writing
+
+    /// A folder; it is written now, or before the first that is in it, so that its own time comes out right in any case.
+    private mutating func enter(_ status: stat, _ path: [UInt8], isChanged: Bool, attributes: [LayerEntry.Attribute] = []) throws {
+        var entry = LayerEntry(path: path.isEmpty ? Array("./".utf8) : path + [UInt8(ascii: "/")], kind: .directory)
+        entry.take(status)
+        entry.attributes = attributes
+        above.append(Level(path: path, entry: entry, isWritten: false))
+        if isChanged { try writeAbove() }
+    }
+
+    private mutating func writeAbove() throws {
+        for index in above.indices where !above[index].isWritten {
+            above[index].isWritten = true
+            try append(above[index].entry)
+        }
+    }
+
+    private mutating func append(_ entry: LayerEntry) throws {
+        entries += 1
+        guard entries <= limits.entries else {
+            throw CaptureRefused("more than \(limits.entries) files have changed; remove some, or pack them into an archive")
+        }
+        try layer.append(entry)
+    }
+
+    private mutating func write(_ name: [UInt8], _ path: [UInt8], _ status: stat, _ folder: Directory) throws {
+        guard let kind = LayerEntry.Kind(status) else {
+            throw CaptureRefused("'\(text(path))' is of a kind that images do not have")
+        }
+        try writeAbove()
+        var entry = LayerEntry(path: path, kind: kind)
+        entry.take(status)
+        if status.st_nlink > 1, let first = firstNames[status.st_ino] {
+            entry.kind = .hardLink
+            entry.link = first
+            return try append(entry)
+        }
+        if status.st_nlink > 1 { try remember(status.st_ino, path) }
+        if kind == .symbolicLink { entry.link = try folder.target(of: name) }
+        entry.attributes = try folder.attributes(of: name)
+        guard kind == .file else { return try append(entry) }
+        entry.bytes = Int64(status.st_size)
+        try writeContent(name, entry, folder)
+    }
+
+    private mutating func remember(_ inode: ino_t, _ path: [UInt8]) throws {
+        guard firstNames.count < limits.hardLinks else {
+            throw CaptureRefused("more than \(limits.hardLinks) changed files have several names; remove some")
+        }
+        firstNames[inode] = path
+    }
+
+    private mutating func writeContent(_ name: [UInt8], _ entry: LayerEntry, _ folder: Directory) throws {
+        contentBytes += entry.bytes
+        guard contentBytes <= limits.contentBytes else {
+            throw CaptureRefused(
+                "the files that have changed, holes in them included, are larger than the sandbox's disk of \(limits.contentBytes >> 30) GiB (the last one: '\(text(entry.path))', \(entry.bytes >> 20) MiB); remove some, or make the disk larger"
+            )
+        }
+        try append(entry)
+        let file = try folder.file(name)
+        var left = entry.bytes
+        while left > 0 {
+            if isCancelled() { throw CancellationError() }
+            let chunk = try file.read(atMost: Int(min(left, 1 << 20)))
+            left -= Int64(chunk.count)
+            try layer.append(chunk)
+        }
+        try layer.append(LayerEntry.padding(after: entry.bytes))
+    }
+
+    /// The mark by which a layer says that a name of the layers below is gone.
+    private mutating func markGone(_ name: [UInt8], _ path: [UInt8]) throws {
+        try writeAbove()
+        try append(LayerEntry(path: (path.isEmpty ? [] : path + [UInt8(ascii: "/")]) + Array(".wh.".utf8) + name, kind: .file, mode: 0o600))
+    }
+}
+
+/// Paths that the engine, or Martlet, has put into a container.
+struct SkippedPaths: Sendable {
+    /// What the engine makes in each container before it mounts something there.
+    private static let engines = [
+        ".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf",
+    ]
+
+    private let paths: Set<[UInt8]>
+    private let ways: Set<[UInt8]>
+
+    /// - Parameter mountPoints: absolute.
+    init(mountPoints: [String]) {
+        let all = mountPoints.map { Array($0.utf8.drop { $0 == UInt8(ascii: "/") }) } + Self.engines.map { Array($0.utf8) }
+        paths = Set(all)
+        ways = Set(all.flatMap { path in path.indices.filter { path[$0] == UInt8(ascii: "/") }.map { Array(path[..<$0]) } })
+    }
+
+    func skips(_ path: [UInt8]) -> Bool { paths.contains(path) }
+    func leads(_ path: [UInt8]) -> Bool { ways.contains(path) }
+}
+
+private func text(_ path: [UInt8]) -> String { String(decoding: path.prefix(200), as: UTF8.self) }

@@ -1,0 +1,36 @@
+package import Domain
+import Postgres
+
+/// Why a sandbox's files are captured; column `snapshot.purpose`.
+package enum CapturePurpose: String, Sendable, Hashable, CaseIterable, Codable {
+    /// A snapshot of its owner's, to make other sandboxes from.
+    case snapshot
+    /// To start the sandbox itself from again.
+    case backup
+    /// For children that start from what it is now.
+    case fork
+}
+
+/// Whose files a job captures.
+package struct CaptureOrder: Sendable, Hashable {
+    package let sandbox: SandboxID
+    /// Of the placement that is meant.
+    package let epoch: Int64
+    package let purpose: CapturePurpose
+    /// What the sandbox may hold.
+    package let diskGib: Int
+
+    init(_ row: Row) throws {
+        sandbox = try row["sandbox_id"]
+        epoch = try row["placement_epoch"]
+        purpose = try row["purpose"]
+        diskGib = try row["disk_gib"]
+    }
+}
+
+extension RunnerQueries {
+    /// Begins, or takes over, the capture that has waited longest of the sandboxes that are placed here; nil when there is none.
+    package func claimCapture(for lease: Duration) async throws -> SnapshotJob? {
+        try await client.queryFirst("SELECT * FROM claim_capture(\(lease.wholeSeconds))").map(SnapshotJob.init)
+    }
+}

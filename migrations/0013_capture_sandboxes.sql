@@ -1,0 +1,511 @@
+-- Images of sandboxes: a snapshot that is made of one, its backup, and what a fork starts from. All are snapshots whose job is
+-- of kind "capture", which only the runner that holds the sandbox can do. An archived sandbox is its backup and no placement.
+
+ALTER TABLE snapshot
+    ADD COLUMN purpose text CHECK (purpose IN ('snapshot', 'backup', 'fork')),
+    ADD COLUMN source_sandbox_id uuid REFERENCES sandbox (id) ON DELETE SET NULL,
+    ADD COLUMN source_epoch bigint,
+    ADD COLUMN captured_at timestamptz;
+COMMENT ON COLUMN snapshot.purpose IS 'What a sandbox was captured for; NULL for what is pulled, built or given. Backups and forks are hidden; housekeep_captures() deletes backups that nobody needs.';
+COMMENT ON COLUMN snapshot.source_sandbox_id IS 'The sandbox that it is, or is to be, an image of.';
+COMMENT ON COLUMN snapshot.source_epoch IS 'The placement that was captured: under another one its files are others.';
+COMMENT ON COLUMN snapshot.captured_at IS 'Just before its runner began to read the files.';
+CREATE INDEX snapshot_by_source ON snapshot (source_sandbox_id, created_at) WHERE source_sandbox_id IS NOT NULL;
+
+ALTER TABLE snapshot_job DROP CONSTRAINT snapshot_job_kind_check,
+    ADD CONSTRAINT snapshot_job_kind_check CHECK (kind IN ('pull', 'build', 'capture'));
+
+ALTER TABLE sandbox DROP CONSTRAINT sandbox_desired_state_check,
+    ADD CONSTRAINT sandbox_desired_state_check CHECK (desired_state IN ('started', 'stopped', 'archived', 'destroyed')),
+    ADD COLUMN parent_id uuid REFERENCES sandbox (id) ON DELETE SET NULL,
+    ADD COLUMN capturing text CHECK (capturing IN ('snapshotting', 'forking')),
+    ADD COLUMN restored boolean NOT NULL DEFAULT false,
+    ADD COLUMN archive_ready boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN sandbox.desired_state IS 'UPDATE this to start, stop, archive or destroy a sandbox; its runner acts within a second.';
+COMMENT ON COLUMN sandbox.parent_id IS 'The sandbox that it was forked from.';
+COMMENT ON COLUMN sandbox.capturing IS 'What its owner waits for meanwhile. Written by a trigger on snapshot.';
+COMMENT ON COLUMN sandbox.restored IS 'Its image is a backup of its own.';
+COMMENT ON COLUMN sandbox.archive_ready IS 'It is to be archived, and its image is a backup that is newer than its last run: its runner lets go of it. Written by advance_archive().';
+CREATE INDEX sandbox_by_parent ON sandbox (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX sandbox_archived ON sandbox (desired_changed_at) WHERE desired_state = 'archived' AND auto_delete_minutes >= 0;
+CREATE INDEX sandbox_status_stopped ON sandbox_status (state_changed_at) WHERE state = 'stopped';
+CREATE INDEX backup_by_age ON snapshot (created_at) WHERE purpose = 'backup';
+
+ALTER TABLE organization
+    ADD COLUMN backup_on_stop boolean NOT NULL DEFAULT false,
+    ADD COLUMN backup_minutes integer NOT NULL DEFAULT 0 CHECK (backup_minutes >= 0);
+COMMENT ON COLUMN organization.backup_on_stop IS 'Whether its sandboxes are backed up when they have stopped.';
+COMMENT ON COLUMN organization.backup_minutes IS 'Sandboxes that are in use are backed up so often; 0 means never.';
+
+-- Captures --------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION capture_begins() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.state := 'pending';
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER c_capture_begins BEFORE INSERT ON snapshot
+    FOR EACH ROW WHEN (NEW.purpose IS NOT NULL AND NEW.image IS NULL) EXECUTE FUNCTION capture_begins();
+
+-- One that failed is activated: it is made of what the sandbox is now.
+CREATE FUNCTION capture_begins_again() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    SELECT p.epoch INTO NEW.source_epoch FROM sandbox_placement p JOIN sandbox s ON s.id = p.sandbox_id
+        WHERE p.sandbox_id = NEW.source_sandbox_id AND s.desired_state <> 'destroyed';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the snapshot has no image, and the sandbox that it was to be made of is on no runner any more'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'captured_sandbox_is_there',
+                HINT = 'Delete the snapshot, and make another one.';
+    END IF;
+    NEW.state := 'pending';
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER c_capture_begins_again BEFORE UPDATE ON snapshot
+    FOR EACH ROW WHEN (NEW.purpose IS NOT NULL AND NEW.image IS NULL AND NEW.state = 'active')
+    EXECUTE FUNCTION capture_begins_again();
+
+CREATE FUNCTION capture_is_a_job() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM snapshot WHERE id = NEW.snapshot_id AND purpose IS NOT NULL) THEN
+        NEW.kind := 'capture';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER capture_is_a_job BEFORE INSERT ON snapshot_job FOR EACH ROW EXECUTE FUNCTION capture_is_a_job();
+
+-- A snapshot is locked before its sandbox, here and everywhere.
+CREATE FUNCTION capture_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    its snapshot := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+BEGIN
+    IF its.purpose = 'backup' THEN
+        -- The newest one is kept, and what says how the newest try went.
+        IF TG_OP = 'INSERT' THEN
+            DELETE FROM snapshot WHERE source_sandbox_id = its.source_sandbox_id AND purpose = 'backup' AND state = 'error';
+        ELSIF TG_OP = 'UPDATE' AND its.image IS NOT NULL THEN
+            DELETE FROM snapshot WHERE source_sandbox_id = its.source_sandbox_id AND purpose = 'backup' AND captured_at < its.captured_at
+                AND state NOT IN ('pending', 'snapshotting');
+        END IF;
+        PERFORM advance_archive(its.source_sandbox_id);
+    ELSE
+        PERFORM show_capture(its.source_sandbox_id);
+    END IF;
+    PERFORM pg_notify('status', its.source_sandbox_id::text);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER capture_inserted AFTER INSERT ON snapshot
+    FOR EACH ROW WHEN (NEW.source_sandbox_id IS NOT NULL) EXECUTE FUNCTION capture_changed();
+CREATE TRIGGER capture_changed AFTER UPDATE ON snapshot
+    FOR EACH ROW WHEN (NEW.source_sandbox_id IS NOT NULL AND NEW.state <> OLD.state) EXECUTE FUNCTION capture_changed();
+CREATE TRIGGER capture_deleted AFTER DELETE ON snapshot
+    FOR EACH ROW WHEN (OLD.source_sandbox_id IS NOT NULL) EXECUTE FUNCTION capture_changed();
+
+CREATE FUNCTION show_capture(target uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    before sandbox;
+    shown text;
+    at_rest text;
+BEGIN
+    SELECT * INTO before FROM sandbox WHERE id = target FOR NO KEY UPDATE;
+    SELECT CASE purpose WHEN 'fork' THEN 'forking' ELSE 'snapshotting' END INTO shown FROM snapshot
+        WHERE source_sandbox_id = target AND purpose <> 'backup' AND state IN ('pending', 'snapshotting') ORDER BY created_at LIMIT 1;
+    IF before.id IS NULL OR before.capturing IS NOT DISTINCT FROM shown THEN
+        RETURN;
+    END IF;
+    UPDATE sandbox SET capturing = shown WHERE id = target;
+    SELECT state INTO at_rest FROM sandbox_status WHERE sandbox_id = target;
+    PERFORM record_event('sandbox.state.updated', target, before.organization_id, coalesce(before.capturing, at_rest),
+        coalesce(shown, at_rest), NULL);
+END
+$$;
+
+-- Api: the snapshot that the sandbox is to be captured in, as its owner asks; NULL when it is not as expected any more: read it
+-- again. A backup, or an image to fork from, that is still to be made serves whoever asks next too.
+CREATE FUNCTION request_capture(target uuid, owner uuid, expected_generation bigint, wanted_purpose text, wanted_name text) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    source sandbox;
+    made uuid;
+    its_epoch bigint;
+BEGIN
+    SELECT * INTO source FROM sandbox
+        WHERE id = target AND organization_id = owner AND generation = expected_generation AND desired_state <> 'destroyed'
+        FOR NO KEY UPDATE;
+    SELECT epoch INTO its_epoch FROM sandbox_placement WHERE sandbox_id = source.id;
+    IF NOT FOUND OR wanted_purpose <> 'backup' AND source.capturing IS NOT NULL
+            AND NOT (wanted_purpose = 'fork' AND source.capturing = 'forking') THEN
+        RETURN NULL;
+    END IF;
+    IF wanted_purpose <> 'snapshot' THEN
+        SELECT id INTO made FROM snapshot
+            WHERE source_sandbox_id = target AND purpose = wanted_purpose AND source_epoch = its_epoch AND state = 'pending'
+            LIMIT 1 FOR UPDATE;
+    END IF;
+    IF made IS NULL THEN
+        made := gen_random_uuid();
+        INSERT INTO snapshot (id, organization_id, name, hidden, purpose, source_sandbox_id, source_epoch, cpu, memory_gib, disk_gib,
+                gpu, gpu_type, os_user, entrypoint, allow_sudo)
+            VALUES (made, owner, coalesce(wanted_name, wanted_purpose || ' ' || made), wanted_purpose <> 'snapshot', wanted_purpose, target,
+                its_epoch, source.cpu, source.memory_gib, source.disk_gib, source.gpu, source.gpu_types[1], source.os_user,
+                source.entrypoint, source.allow_sudo);
+    END IF;
+    RETURN made;
+END
+$$;
+
+-- Runner: begin, or take over, the capture that has waited longest of the sandboxes that are placed on me; what an owner waits
+-- for goes before backups. A sandbox is captured once at a time. No row when there is none.
+CREATE FUNCTION claim_capture(lease_seconds integer)
+RETURNS TABLE (snapshot_id uuid, epoch bigint, kind text, organization_id uuid, image_name text, build_info jsonb,
+    failures integer, seconds_left double precision, sandbox_id uuid, placement_epoch bigint, disk_gib integer, purpose text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    me uuid := require_runner();
+    found uuid;
+BEGIN
+    SELECT j.snapshot_id INTO found
+        FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
+            JOIN sandbox_placement p ON p.sandbox_id = s.source_sandbox_id AND p.epoch = s.source_epoch
+            JOIN sandbox x ON x.id = p.sandbox_id
+        WHERE j.kind = 'capture' AND p.runner_id = me AND x.desired_state <> 'destroyed'
+            AND j.not_before <= now() AND j.deadline_at > now() AND j.claims < snapshot_claims_limit()
+            AND (j.lease_expires_at IS NULL OR j.lease_expires_at < now())
+            AND NOT EXISTS (SELECT FROM snapshot_job o JOIN snapshot os ON os.id = o.snapshot_id
+                WHERE os.source_sandbox_id = s.source_sandbox_id AND o.lease_expires_at > now())
+        ORDER BY s.purpose = 'backup', j.created_at
+        LIMIT 1 FOR NO KEY UPDATE OF s, j SKIP LOCKED;
+    IF found IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE snapshot_job j SET runner_id = me, epoch = nextval('snapshot_job_epoch'), claims = j.claims + 1, step = NULL, done_bytes = NULL,
+            deadline_at = CASE WHEN j.epoch = 0 THEN now() + interval '60 minutes' ELSE j.deadline_at END,
+            total_bytes = NULL, lease_expires_at = now() + make_interval(secs => lease_seconds)
+        WHERE j.snapshot_id = found;
+    UPDATE snapshot s SET state = 'snapshotting', captured_at = now() WHERE s.id = found;
+    RETURN QUERY SELECT j.snapshot_id, j.epoch, j.kind, s.organization_id, s.image_name, s.build_info, j.failures,
+            extract(epoch FROM j.deadline_at - now())::double precision, s.source_sandbox_id, s.source_epoch, x.disk_gib, s.purpose
+        FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id JOIN sandbox x ON x.id = s.source_sandbox_id
+        WHERE j.snapshot_id = found;
+END
+$$;
+
+-- Archives --------------------------------------------------------------------------------------------------------
+
+-- The newest backup that has an image and shows the sandbox as it has been since it stopped; no row when there is none.
+CREATE FUNCTION complete_backup(target uuid) RETURNS SETOF snapshot LANGUAGE sql STABLE AS $$
+    SELECT b.* FROM snapshot b JOIN sandbox_placement p ON p.sandbox_id = target JOIN sandbox_status t ON t.sandbox_id = target
+    WHERE b.source_sandbox_id = target AND b.purpose = 'backup' AND b.image IS NOT NULL AND b.source_epoch = p.epoch
+        AND t.state = 'stopped' AND b.captured_at > t.state_changed_at
+    ORDER BY b.captured_at DESC LIMIT 1
+$$;
+
+-- One step on the way of a sandbox that is to be archived; nothing for any other. Called when the wish, the status or a backup
+-- changes. First it stops (its runner's plan), then it is backed up, and only then its runner lets go of it.
+CREATE FUNCTION advance_archive(target uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    wanted sandbox;
+    made snapshot;
+    newest snapshot;
+BEGIN
+    SELECT * INTO wanted FROM sandbox WHERE id = target AND desired_state = 'archived' AND NOT archive_ready FOR NO KEY UPDATE;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM sandbox_status WHERE sandbox_id = target AND state = 'stopped') THEN
+        RETURN;
+    END IF;
+    SELECT * INTO made FROM complete_backup(target);
+    IF FOUND THEN
+        -- From here on the backup is what counts: a start may find the container still there, or not.
+        UPDATE sandbox SET image = made.image, architecture = made.architecture, restored = true, archive_ready = true WHERE id = target;
+        PERFORM pg_notify('runner_' || runner_id, 'sandbox:' || target) FROM sandbox_placement WHERE sandbox_id = target;
+        RETURN;
+    END IF;
+    SELECT * INTO newest FROM snapshot WHERE source_sandbox_id = target AND purpose = 'backup' ORDER BY created_at DESC LIMIT 1;
+    IF newest.state IN ('pending', 'snapshotting') THEN
+        RETURN;
+    ELSIF newest.state = 'error' AND newest.created_at >= wanted.desired_changed_at THEN
+        PERFORM set_config('martlet.cause', 'it could not be backed up: ' || newest.error_reason, true);
+        UPDATE sandbox SET desired_state = 'stopped' WHERE id = target;
+    ELSE
+        PERFORM request_capture(target, wanted.organization_id, wanted.generation, 'backup', NULL);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION archive_wish() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.archive_ready := false;
+    IF NEW.desired_state = 'archived' AND NEW.auto_delete_minutes = 0 THEN
+        RAISE EXCEPTION 'an ephemeral sandbox (auto-delete 0) cannot be archived'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ephemeral_is_not_archived', HINT = 'Set another auto-delete interval first.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER d_archive_wish BEFORE UPDATE OF desired_state ON sandbox
+    FOR EACH ROW WHEN (NEW.desired_state <> OLD.desired_state) EXECUTE FUNCTION archive_wish();
+
+-- After sandbox_changed, by its name.
+CREATE FUNCTION archive_wished() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF NEW.desired_state = 'archived' THEN
+        -- What waits for a runner has nothing on any.
+        DELETE FROM sandbox_queue WHERE sandbox_id = NEW.id;
+        PERFORM advance_archive(NEW.id);
+    ELSIF NEW.desired_state IN ('started', 'stopped') THEN
+        PERFORM place(NEW.id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER sandbox_changed_archive AFTER UPDATE OF desired_state ON sandbox
+    FOR EACH ROW WHEN (NEW.desired_state <> OLD.desired_state AND 'archived' IN (OLD.desired_state, NEW.desired_state))
+    EXECUTE FUNCTION archive_wished();
+
+CREATE FUNCTION archive_stopped() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sandbox WHERE id = NEW.sandbox_id AND desired_state = 'archived') THEN
+        PERFORM advance_archive(NEW.sandbox_id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER archive_stopped AFTER UPDATE OF state ON sandbox_status
+    FOR EACH ROW WHEN (NEW.state = 'stopped' AND OLD.state <> 'stopped') EXECUTE FUNCTION archive_stopped();
+
+-- An archived sandbox waits for nobody.
+CREATE FUNCTION archived_is_not_queued() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sandbox WHERE id = NEW.sandbox_id AND desired_state = 'archived') THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER archived_is_not_queued BEFORE INSERT ON sandbox_queue FOR EACH ROW EXECUTE FUNCTION archived_is_not_queued();
+
+-- Its runner has let go of it.
+CREATE FUNCTION archive_done() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    PERFORM record_event('sandbox.state.updated', id, organization_id, 'archiving', 'archived', NULL), pg_notify('status', id::text),
+            pg_notify('route', 'sandbox:' || id)
+        FROM sandbox WHERE id = OLD.sandbox_id AND desired_state = 'archived';
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER archive_done AFTER DELETE ON sandbox_placement FOR EACH ROW EXECUTE FUNCTION archive_done();
+
+-- Another runner takes it over because its own is lost: from its last backup, where it has one.
+CREATE FUNCTION takeover_restores() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    made snapshot;
+BEGIN
+    SELECT * INTO made FROM snapshot WHERE source_sandbox_id = NEW.sandbox_id AND purpose = 'backup' AND image IS NOT NULL
+        ORDER BY captured_at DESC LIMIT 1;
+    IF FOUND THEN
+        UPDATE sandbox SET image = made.image, restored = true WHERE id = NEW.sandbox_id;
+        PERFORM record_event('sandbox.restored', NEW.sandbox_id, made.organization_id, NULL, 'restoring',
+            format('it starts from its backup of %s', made.captured_at));
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER takeover_restores AFTER UPDATE OF runner_id ON sandbox_placement
+    FOR EACH ROW WHEN (NEW.epoch <> OLD.epoch AND NEW.runner_id <> OLD.runner_id) EXECUTE FUNCTION takeover_restores();
+
+-- Forks -----------------------------------------------------------------------------------------------------------
+
+-- Api: makes a child that starts from what the sandbox is now, with all of its settings. Its id; NULL when the sandbox is not as
+-- expected any more.
+CREATE FUNCTION request_fork(target uuid, owner uuid, expected_generation bigint, wanted_name text) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    child uuid := gen_random_uuid();
+    capture uuid := request_capture(target, owner, expected_generation, 'fork', NULL);
+    source sandbox;
+BEGIN
+    IF capture IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO source FROM sandbox WHERE id = target;
+    -- A whole row, so that what later versions add to a sandbox is not forgotten here.
+    INSERT INTO sandbox SELECT (jsonb_populate_record(source, jsonb_build_object(
+        'id', child, 'name', coalesce(wanted_name, child::text), 'parent_id', target, 'snapshot_id', capture,
+        'desired_state', 'started', 'force_stop', false, 'recover_count', 0, 'generation', 1, 'desired_changed_at', now(),
+        'toolbox_token', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
+        'signing_key', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
+        'created_at', now(), 'updated_at', now(), 'capturing', NULL, 'restored', false, 'archive_ready', false))).*;
+    UPDATE sandbox SET snapshot_name = source.snapshot_name WHERE id = child;
+    RETURN child;
+END
+$$;
+
+-- Readers ---------------------------------------------------------------------------------------------------------
+
+CREATE VIEW sandbox_backup AS
+    SELECT DISTINCT ON (source_sandbox_id) source_sandbox_id AS sandbox_id,
+        CASE state WHEN 'pending' THEN 'Pending' WHEN 'snapshotting' THEN 'InProgress' WHEN 'error' THEN 'Error' ELSE 'Completed' END AS state,
+        (SELECT max(o.captured_at) FROM snapshot o WHERE o.source_sandbox_id = s.source_sandbox_id AND o.purpose = 'backup'
+            AND o.image IS NOT NULL) AS completed_at, error_reason
+    FROM snapshot s WHERE purpose = 'backup' AND source_sandbox_id IS NOT NULL ORDER BY source_sandbox_id, created_at DESC;
+COMMENT ON VIEW sandbox_backup IS 'How the newest backup of a sandbox stands, and when the last one was taken.';
+
+CREATE FUNCTION state_of_capture(asked sandbox, otherwise text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN asked.desired_state = 'archived' AND otherwise IN ('started', 'stopped', 'starting', 'stopping') THEN 'archiving'
+        WHEN otherwise IN ('started', 'stopped') THEN coalesce(asked.capturing, otherwise)
+        WHEN otherwise = 'creating' AND asked.restored THEN 'restoring'
+        ELSE otherwise END
+$$;
+CREATE OR REPLACE FUNCTION public_state(asked sandbox, placed boolean, alive boolean, seen sandbox_status) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN NOT placed AND asked.desired_state = 'archived' AND asked.destroyed_at IS NULL THEN 'archived'
+        WHEN NOT placed AND asked.desired_state <> 'destroyed' AND starts_with(asked.image, 'pending:')
+            THEN coalesce(waiting_state(asked.snapshot_id), 'error')
+        ELSE state_of_capture(asked, state_with_image(asked, placed, alive, seen)) END
+$$;
+
+-- As before, with one column more.
+CREATE OR REPLACE VIEW my_sandbox AS
+    SELECT s.id, s.organization_id, s.name, s.image, s.os_user, s.entrypoint, s.allow_sudo, s.env, s.labels, s.cpu, s.memory_gib,
+        s.disk_gib, s.gpu, s.gpu_types, s.network_block_all, s.network_allow_list, s.desired_state, s.force_stop, s.generation,
+        s.toolbox_token, p.epoch, p.slot, p.gpu_devices, t.state, t.error_reason, t.recoverable, t.timed_out, t.observed_generation,
+        t.container_id, t.effective, t.deadline_at, t.state_changed_at, s.record_terminals, s.archive_ready
+    FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
+    WHERE p.runner_id = current_runner();
+
+-- Time ------------------------------------------------------------------------------------------------------------
+
+-- Most backups that wait at once because of a clock: the next ones come when these are done.
+CREATE FUNCTION waiting_backups_limit() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 20 $$;
+
+-- Sandboxes that a clock wants to be backed up, those that waited longest first. What has not changed is not backed up again, and
+-- one that could not be is tried again after an hour.
+CREATE FUNCTION backups_due() RETURNS TABLE (sandbox_id uuid, organization_id uuid, generation bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT s.id, s.organization_id, s.generation
+    FROM organization o JOIN sandbox s ON s.organization_id = o.id AND s.destroyed_at IS NULL
+        JOIN sandbox_status t ON t.sandbox_id = s.id JOIN sandbox_placement p ON p.sandbox_id = s.id
+        JOIN runner_lease l ON l.runner_id = p.runner_id AND l.expires_at > now()
+        LEFT JOIN sandbox_activity a ON a.sandbox_id = s.id
+        LEFT JOIN LATERAL (SELECT max(b.captured_at) FILTER (WHERE b.image IS NOT NULL AND b.source_epoch = p.epoch) AS taken_at,
+                bool_or(b.state IN ('pending', 'snapshotting') OR b.state = 'error' AND b.updated_at > now() - interval '1 hour') AS rests
+            FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup') AS last ON true
+    WHERE (o.backup_on_stop OR o.backup_minutes > 0) AND s.auto_delete_minutes <> 0 AND last.rests IS NOT TRUE
+        AND (o.backup_on_stop AND s.desired_state = 'stopped' AND t.state = 'stopped'
+                AND coalesce(last.taken_at, '-infinity') <= t.state_changed_at
+            OR o.backup_minutes > 0 AND s.desired_state = 'started' AND t.state = 'started'
+                AND coalesce(last.taken_at, t.started_at) < now() - make_interval(mins => o.backup_minutes)
+                AND coalesce(last.taken_at, '-infinity') < greatest(a.last_activity_at, t.started_at))
+    ORDER BY coalesce(last.taken_at, s.created_at)
+    LIMIT greatest(0, waiting_backups_limit() - (SELECT count(*) FROM snapshot_job j JOIN snapshot w ON w.id = j.snapshot_id
+        WHERE w.purpose = 'backup'))
+$$;
+
+-- Api: captures that nobody can end, backups that nobody needs, and what clocks want.
+CREATE FUNCTION housekeep_captures() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    due record;
+    changed integer;
+    total integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_captures')) THEN
+        RETURN 0;
+    END IF;
+    PERFORM set_config('martlet.actor', 'timer', true);
+    FOR due IN
+        SELECT s.id FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
+        WHERE j.kind = 'capture' AND NOT EXISTS (SELECT FROM sandbox x JOIN sandbox_placement p ON p.sandbox_id = x.id
+            WHERE x.id = s.source_sandbox_id AND x.desired_state <> 'destroyed' AND p.epoch = s.source_epoch)
+        FOR NO KEY UPDATE OF s SKIP LOCKED
+    LOOP
+        PERFORM end_snapshot_job(due.id, 'its sandbox was destroyed, or taken over by another runner, before it was captured');
+        total := total + 1;
+    END LOOP;
+    DELETE FROM snapshot WHERE id IN (
+        SELECT b.id FROM snapshot b LEFT JOIN sandbox s ON s.id = b.source_sandbox_id
+        WHERE b.purpose = 'backup' AND (s.id IS NULL OR s.destroyed_at IS NOT NULL) LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    FOR due IN SELECT * FROM backups_due() LOOP
+        PERFORM request_capture(due.sandbox_id, due.organization_id, due.generation, 'backup', NULL);
+        total := total + 1;
+    END LOOP;
+    -- One that could not be archived is tried again after as long as at first, or an hour.
+    PERFORM set_config('martlet.cause', 'auto-archive', true);
+    UPDATE sandbox s SET desired_state = 'archived' FROM sandbox_status t
+        WHERE t.sandbox_id = s.id AND t.state = 'stopped' AND t.state_changed_at < now() - interval '1 minute' AND s.desired_state = 'stopped'
+            AND s.auto_archive_minutes > 0 AND s.auto_delete_minutes <> 0
+            AND t.state_changed_at < now() - make_interval(mins => s.auto_archive_minutes)
+            AND NOT EXISTS (SELECT FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup' AND b.state = 'error'
+                AND b.updated_at > now() - interval '1 hour')
+            AND EXISTS (SELECT FROM sandbox_placement p JOIN runner_lease l ON l.runner_id = p.runner_id
+                WHERE p.sandbox_id = s.id AND l.expires_at > now());
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    PERFORM set_config('martlet.cause', 'auto-delete', true);
+    UPDATE sandbox SET desired_state = 'destroyed'
+        WHERE desired_state = 'archived' AND auto_delete_minutes >= 0
+            AND desired_changed_at <= now() - make_interval(mins => auto_delete_minutes);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN total + changed;
+END
+$$;
+
+-- As before, but for backups, which no sandbox was made from.
+CREATE OR REPLACE FUNCTION housekeep_builds() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    changed integer;
+    total integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_builds')) THEN
+        RETURN 0;
+    END IF;
+    PERFORM set_config('martlet.actor', 'timer', true);
+    UPDATE snapshot SET state = 'pending' WHERE id IN (
+        SELECT s.id FROM snapshot s WHERE s.state = 'building' AND s.built_by <> s.id
+            AND NOT EXISTS (SELECT FROM snapshot l WHERE l.id = s.built_by AND l.state IN ('pending', 'building'))
+        LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    DELETE FROM build_context WHERE id IN (
+        SELECT c.id FROM build_context c
+        WHERE c.last_used_at < now() - CASE WHEN c.completed_at IS NULL THEN interval '1 hour' ELSE interval '7 days' END
+        LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    -- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up.
+    DELETE FROM snapshot WHERE id IN (
+        SELECT s.id FROM snapshot s
+        WHERE s.hidden AND s.purpose IS DISTINCT FROM 'backup'
+            AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
+            AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END
+        LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN total + changed;
+END
+$$;
+
+-- Rights ----------------------------------------------------------------------------------------------------------
+
+GRANT SELECT ON sandbox_backup TO martlet_api, martlet_operator;
+GRANT UPDATE (backup_on_stop, backup_minutes) ON organization TO martlet_operator;
+GRANT EXECUTE ON FUNCTION request_capture(uuid, uuid, bigint, text, text), request_fork(uuid, uuid, bigint, text), housekeep_captures()
+    TO martlet_api;
+GRANT EXECUTE ON FUNCTION claim_capture(integer) TO martlet_runner;
+GRANT EXECUTE ON FUNCTION state_of_capture(sandbox, text) TO martlet_api, martlet_runner, martlet_proxy, martlet_operator;

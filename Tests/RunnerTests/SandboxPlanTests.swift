@@ -174,7 +174,7 @@ private func allModels() -> [Model] {
     for wish in DesiredState.allCases {
         for state in ObservedState.allCases where state != .destroying || wish == .destroyed {
             for phase in Model.Phase.allCases {
-                for bits in 0..<(state == .error ? 256 : 128) {
+                for bits in 0..<(wish == .archived ? 64 : state == .error ? 256 : 128) {
                     var desired = AssignedSandbox(id: SandboxID.random(), image: "i", toolboxToken: "t")
                     desired.desired = wish
                     desired.epoch = 2

@@ -12,12 +12,14 @@ extension CaptureDecision {
     static func snapshot(_ sandbox: SandboxRecord) -> CaptureDecision {
         switch sandbox.state {
         case .started, .stopped: .request
-        case .creating, .restoring, .starting, .stopping, .pendingBuild, .buildingSnapshot, .pullingSnapshot, .archiving,
+        case .creating, .restoring, .starting, .stopping, .pendingBuild, .buildingSnapshot, .pullingSnapshot,
+            .archiving,
             .resizing, .snapshotting, .forking, .pausing, .resuming:
             .refuse(LifecycleDecision.busy(sandbox, "made a snapshot of"))
         case .unknown: .refuse(unreachable(sandbox, "made a snapshot of"))
         case .archived, .paused: .refuse(LifecycleDecision.wrongState(sandbox, "made a snapshot of", "Start it first"))
-        case .error, .buildFailed: .refuse(LifecycleDecision.wrongState(sandbox, "made a snapshot of", "Recover it first"))
+        case .error, .buildFailed:
+            .refuse(LifecycleDecision.wrongState(sandbox, "made a snapshot of", "Recover it first"))
         case .destroying, .destroyed: .refuse(LifecycleDecision.beingDestroyed(sandbox))
         }
     }
@@ -26,7 +28,8 @@ extension CaptureDecision {
     static func fork(_ sandbox: SandboxRecord) -> CaptureDecision {
         switch sandbox.state {
         case .started, .stopped, .forking: .request
-        case .creating, .restoring, .starting, .stopping, .pendingBuild, .buildingSnapshot, .pullingSnapshot, .archiving,
+        case .creating, .restoring, .starting, .stopping, .pendingBuild, .buildingSnapshot, .pullingSnapshot,
+            .archiving,
             .resizing, .snapshotting, .pausing, .resuming:
             .refuse(LifecycleDecision.busy(sandbox, "forked"))
         case .unknown: .refuse(unreachable(sandbox, "forked"))
@@ -63,7 +66,9 @@ extension LifecycleDecision {
         case .stopped:
             return sandbox.isEphemeral
                 ? .refuse(
-                    .badRequest("an ephemeral sandbox (autoDeleteInterval 0) cannot be archived. Set another interval first")
+                    .badRequest(
+                        "an ephemeral sandbox (autoDeleteInterval 0) cannot be archived. Set another interval first"
+                    )
                 ) : .apply(.archive)
         case .archived, .archiving: return .answerAsItIs
         case .started, .paused: return .refuse(wrongState(sandbox, "archived", "Stop it first"))
@@ -71,7 +76,11 @@ extension LifecycleDecision {
             .snapshotting, .forking, .pausing, .resuming:
             return .refuse(busy(sandbox, "archived"))
         case .unknown:
-            return .refuse(.conflict("the sandbox's runner is unreachable at the moment; it cannot be archived before that is back"))
+            return .refuse(
+                .conflict(
+                    "the sandbox's runner is unreachable at the moment; it cannot be archived before that is back"
+                )
+            )
         case .error, .buildFailed: return .refuse(wrongState(sandbox, "archived", "Recover and stop it first"))
         case .destroying, .destroyed: return .refuse(beingDestroyed(sandbox))
         }

@@ -195,6 +195,7 @@ struct SnapshotWire: Encodable {
     var lastUsedAt: Date?
     var regionIds: [String]
     var ref: String?
+    var sourceSandboxId: String?
     var sandboxClass = "container"
 
     init(_ record: SnapshotRecord) {
@@ -217,5 +218,6 @@ struct SnapshotWire: Encodable {
         lastUsedAt = record.lastUsedAt
         regionIds = record.regionIDs
         ref = record.image
+        sourceSandboxId = record.sourceSandboxID?.description
     }
 }

@@ -6,7 +6,10 @@ import NIOHTTP1
 extension DockerEngine {
     /// Stops every process of a container where it stands. One that does not run, or is paused already, throws `.conflict`.
     package func pauseContainer(_ id: String) async throws {
-        try await send(EngineCall("pause container \(id)", .POST, ["containers", id, "pause"]), within: limits.lifecycle)
+        try await send(
+            EngineCall("pause container \(id)", .POST, ["containers", id, "pause"]),
+            within: limits.lifecycle
+        )
     }
 
     /// Lets a paused container go on; one that is not paused is success.

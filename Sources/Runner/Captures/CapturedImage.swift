@@ -121,22 +121,36 @@ struct ImageArchive: AsyncSequence, Sendable {
     /// - Parameters:
     ///   - name: the image is called so afterwards.
     ///   - file: holds the uppermost layer.
-    init(_ configuration: Data, named name: String, layers: Int, file: String, layerBytes: Int64, threads: NIOThreadPool) throws {
+    init(
+        _ configuration: Data,
+        named name: String,
+        layers: Int,
+        file: String,
+        layerBytes: Int64,
+        threads: NIOThreadPool
+    ) throws {
         struct Manifest: Encodable {
-            let Config: String
-            let RepoTags: [String]
-            let Layers: [String]
+            let configuration: String
+            let tags: [String]
+            let layers: [String]
+            enum CodingKeys: String, CodingKey {
+                case configuration = "Config"
+                case tags = "RepoTags"
+                case layers = "Layers"
+            }
         }
         let digest = SHA256.hash(data: configuration).hexadecimal
         image = "sha256:\(digest)"
         // Those that the engine has already are only named.
         let names = (0..<layers - 1).map { "\($0).tar" } + ["layer.tar"]
-        let manifest = try JSONEncoder().encode([Manifest(Config: "\(digest).json", RepoTags: [name], Layers: names)])
+        let manifest = try JSONEncoder().encode([Manifest(configuration: "\(digest).json", tags: [name], layers: names)]
+        )
         var entry = LayerEntry(path: Array("layer.tar".utf8), kind: .file, mode: 0o644)
         entry.bytes = layerBytes
         before = entry.header
         after =
-            LayerEntry.padding(after: layerBytes) + Self.entry("\(digest).json", configuration) + Self.entry("manifest.json", manifest)
+            LayerEntry.padding(after: layerBytes) + Self.entry("\(digest).json", configuration)
+            + Self.entry("manifest.json", manifest)
             + [UInt8](repeating: 0, count: 2 * LayerEntry.blockBytes)
         bytes = Int64(before.count) + layerBytes + Int64(after.count)
         self.file = file

@@ -9,7 +9,9 @@ final class Directory {
     private let descriptor: CInt
     let status: stat
 
-    convenience init(_ path: String) throws { try self.init(open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), path) }
+    convenience init(_ path: String) throws {
+        try self.init(open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), path)
+    }
 
     private init(_ opened: CInt, _ name: String) throws {
         guard opened >= 0 else { throw CaptureTrouble("cannot open \(name): \(words(errno))") }
@@ -36,7 +38,12 @@ final class Directory {
         while let entry = readdir(stream) {
             let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
                 pointer.withMemoryRebound(to: UInt8.self, capacity: 256) { bytes in
-                    Array(UnsafeBufferPointer(start: bytes, count: strlen(UnsafeRawPointer(bytes).assumingMemoryBound(to: CChar.self))))
+                    Array(
+                        UnsafeBufferPointer(
+                            start: bytes,
+                            count: strlen(UnsafeRawPointer(bytes).assumingMemoryBound(to: CChar.self))
+                        )
+                    )
                 }
             }
             if name.elementsEqual(".".utf8) || name.elementsEqual("..".utf8) { continue }
@@ -51,7 +58,9 @@ final class Directory {
     }
 
     func status(of name: [UInt8]) throws -> stat {
-        guard let status = try statusIfPresent(of: name) else { throw CaptureTrouble("a file disappeared from a frozen folder") }
+        guard let status = try statusIfPresent(of: name) else {
+            throw CaptureTrouble("a file disappeared from a frozen folder")
+        }
         return status
     }
 
@@ -63,7 +72,10 @@ final class Directory {
     }
 
     func directory(_ name: [UInt8]) throws -> Directory {
-        try Directory(withCString(name) { openat(descriptor, $0, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) }, text(name))
+        try Directory(
+            withCString(name) { openat(descriptor, $0, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) },
+            text(name)
+        )
     }
 
     func file(_ name: [UInt8]) throws -> OpenedFile {
@@ -75,9 +87,12 @@ final class Directory {
 
     func target(of link: [UInt8]) throws -> [UInt8] {
         let bytes = [UInt8](unsafeUninitializedCapacity: Int(PATH_MAX)) { buffer, count in
-            count = max(0, withCString(link) { name in
-                buffer.withMemoryRebound(to: CChar.self) { readlinkat(descriptor, name, $0.baseAddress!, $0.count) }
-            })
+            count = max(
+                0,
+                withCString(link) { name in
+                    buffer.withMemoryRebound(to: CChar.self) { readlinkat(descriptor, name, $0.baseAddress!, $0.count) }
+                }
+            )
         }
         guard !bytes.isEmpty else { throw CaptureTrouble("cannot read the link '\(text(link))': \(words(errno))") }
         return bytes
@@ -85,7 +100,9 @@ final class Directory {
 
     // MARK: - Extended attributes
 
-    func attributes() throws -> [LayerEntry.Attribute] { try attributes(at: Array("/proc/self/fd/\(descriptor)/.".utf8)) }
+    func attributes() throws -> [LayerEntry.Attribute] {
+        try attributes(at: Array("/proc/self/fd/\(descriptor)/.".utf8))
+    }
 
     /// The last part of the path is not followed; the descriptor stands for all before it.
     func attributes(of name: [UInt8]) throws -> [LayerEntry.Attribute] {
@@ -103,14 +120,20 @@ final class Directory {
     private func attributes(at path: [UInt8]) throws -> [LayerEntry.Attribute] {
         try withCString(path) { path in
             let list = try bytes(upTo: Self.namesLimit) { llistxattr(path, $0, $1) }
-            return try list.split(separator: 0).map { Array($0) }.filter(Self.isKept).sorted { $0.lexicographicallyPrecedes($1) }
-                .map { name in
-                    if name.contains(UInt8(ascii: "=")) || name.contains(UInt8(ascii: "\n")) {
-                        throw CaptureRefused("the extended attribute '\(text(name))' has a name that images cannot hold; remove it")
-                    }
-                    let value = try withCString(name) { name in try bytes(upTo: Self.valueLimit) { lgetxattr(path, name, $0, $1) } }
-                    return LayerEntry.Attribute(name: name, value: value)
+            return try list.split(separator: 0).map { Array($0) }.filter(Self.isKept).sorted {
+                $0.lexicographicallyPrecedes($1)
+            }
+            .map { name in
+                if name.contains(UInt8(ascii: "=")) || name.contains(UInt8(ascii: "\n")) {
+                    throw CaptureRefused(
+                        "the extended attribute '\(text(name))' has a name that images cannot hold; remove it"
+                    )
                 }
+                let value = try withCString(name) { name in
+                    try bytes(upTo: Self.valueLimit) { lgetxattr(path, name, $0, $1) }
+                }
+                return LayerEntry.Attribute(name: name, value: value)
+            }
         }
     }
 
@@ -154,7 +177,9 @@ final class OpenedFile: Sendable {
             }
             if failure == EINTR { continue }
             guard !chunk.isEmpty else {
-                throw CaptureTrouble(failure == 0 ? "a frozen file is shorter than it says" : "cannot read a file: \(words(failure))")
+                throw CaptureTrouble(
+                    failure == 0 ? "a frozen file is shorter than it says" : "cannot read a file: \(words(failure))"
+                )
             }
             return chunk
         }

@@ -43,7 +43,9 @@ struct LayerFile: ~Copyable {
         while written < buffer.count {
             let count = buffer[written...].withUnsafeBytes { write(file, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }
-            guard count > 0 else { throw CaptureTrouble("cannot write the layer: \(words(errno)); give the runner's disk more room") }
+            guard count > 0 else {
+                throw CaptureTrouble("cannot write the layer: \(words(errno)); give the runner's disk more room")
+            }
             written += count
         }
         buffer.removeAll(keepingCapacity: true)

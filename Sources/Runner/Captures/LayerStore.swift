@@ -81,7 +81,8 @@ struct LayerStore: Sendable {
 
     /// Removes those whose name begins so: what a former process left.
     func removeFrozen(beginningWith prefix: String) {
-        for name in (try? FileManager.default.contentsOfDirectory(atPath: frozenFolder)) ?? [] where name.hasPrefix(prefix) {
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: frozenFolder)) ?? []
+        where name.hasPrefix(prefix) {
             try? remove(frozen: name)
         }
     }

@@ -37,7 +37,12 @@ struct TreeCapture: ~Copyable {
     private var entries = 0
     private var contentBytes: Int64 = 0
 
-    private init(_ layer: consuming LayerFile, _ limits: CaptureLimits, _ skipped: SkippedPaths, _ isCancelled: @escaping @Sendable () -> Bool) {
+    private init(
+        _ layer: consuming LayerFile,
+        _ limits: CaptureLimits,
+        _ skipped: SkippedPaths,
+        _ isCancelled: @escaping @Sendable () -> Bool
+    ) {
         self.layer = layer
         self.limits = limits
         self.skipped = skipped
@@ -71,7 +76,9 @@ struct TreeCapture: ~Copyable {
 
     private mutating func walk(_ folder: Directory, _ base: Directory?, _ path: [UInt8]) throws {
         guard above.count <= limits.depth else {
-            throw CaptureRefused("'\(text(path))' is deeper than \(limits.depth) folders; move what is in it further up")
+            throw CaptureRefused(
+                "'\(text(path))' is deeper than \(limits.depth) folders; move what is in it further up"
+            )
         }
         var kept: Set<[UInt8]> = []
         for name in try folder.names(atMost: limits.entries) {
@@ -124,14 +131,21 @@ struct TreeCapture: ~Copyable {
         }
         // How an inner subvolume shows in a frozen copy: its files are not in it.
         if status.type == S_IFDIR, status.st_ino == 2 {
-            throw CaptureRefused("'\(text(path))' is a btrfs subvolume; copy its files into a plain folder, and remove it")
+            throw CaptureRefused(
+                "'\(text(path))' is a btrfs subvolume; copy its files into a plain folder, and remove it"
+            )
         }
     }
 
     // MARK: - Writing
 
     /// A folder; it is written now, or before the first that is in it, so that its own time comes out right in any case.
-    private mutating func enter(_ status: stat, _ path: [UInt8], isChanged: Bool, attributes: [LayerEntry.Attribute] = []) throws {
+    private mutating func enter(
+        _ status: stat,
+        _ path: [UInt8],
+        isChanged: Bool,
+        attributes: [LayerEntry.Attribute] = []
+    ) throws {
         var entry = LayerEntry(path: path.isEmpty ? Array("./".utf8) : path + [UInt8(ascii: "/")], kind: .directory)
         entry.take(status)
         entry.attributes = attributes
@@ -149,7 +163,9 @@ struct TreeCapture: ~Copyable {
     private mutating func append(_ entry: LayerEntry) throws {
         entries += 1
         guard entries <= limits.entries else {
-            throw CaptureRefused("more than \(limits.entries) files have changed; remove some, or pack them into an archive")
+            throw CaptureRefused(
+                "more than \(limits.entries) files have changed; remove some, or pack them into an archive"
+            )
         }
         try layer.append(entry)
     }
@@ -203,7 +219,13 @@ struct TreeCapture: ~Copyable {
     /// The mark by which a layer says that a name of the layers below is gone.
     private mutating func markGone(_ name: [UInt8], _ path: [UInt8]) throws {
         try writeAbove()
-        try append(LayerEntry(path: (path.isEmpty ? [] : path + [UInt8(ascii: "/")]) + Array(".wh.".utf8) + name, kind: .file, mode: 0o600))
+        try append(
+            LayerEntry(
+                path: (path.isEmpty ? [] : path + [UInt8(ascii: "/")]) + Array(".wh.".utf8) + name,
+                kind: .file,
+                mode: 0o600
+            )
+        )
     }
 }
 
@@ -219,9 +241,12 @@ struct SkippedPaths: Sendable {
 
     /// - Parameter mountPoints: absolute.
     init(mountPoints: [String]) {
-        let all = mountPoints.map { Array($0.utf8.drop { $0 == UInt8(ascii: "/") }) } + Self.engines.map { Array($0.utf8) }
+        let all =
+            mountPoints.map { Array($0.utf8.drop { $0 == UInt8(ascii: "/") }) } + Self.engines.map { Array($0.utf8) }
         paths = Set(all)
-        ways = Set(all.flatMap { path in path.indices.filter { path[$0] == UInt8(ascii: "/") }.map { Array(path[..<$0]) } })
+        ways = Set(
+            all.flatMap { path in path.indices.filter { path[$0] == UInt8(ascii: "/") }.map { Array(path[..<$0]) } }
+        )
     }
 
     func skips(_ path: [UInt8]) -> Bool { paths.contains(path) }

@@ -38,7 +38,9 @@ struct SnapshotLoops: Sendable {
         }
         await withDiscardingTaskGroup { group in
             group.addTask { await SnapshotWorker(parts, registry: registry, duty: .images).run(wakes: jobs.wakes) }
-            group.addTask { await SnapshotWorker(parts, registry: registry, duty: .captures).run(wakes: captures.wakes) }
+            group.addTask {
+                await SnapshotWorker(parts, registry: registry, duty: .captures).run(wakes: captures.wakes)
+            }
             group.addTask { await ImageCache(parts, registry: registry, region: region).run(wakes: turns.wakes) }
         }
     }

@@ -51,7 +51,8 @@ package struct CaptureQueries: Sendable {
     }
 
     /// The sandbox that it was forked from, that one's, and so on, the nearest first; as far as they live.
-    package func ancestors(of id: SandboxID, in organization: OrganizationID, limit: Int32 = ancestorsLimit) async throws
+    package func ancestors(of id: SandboxID, in organization: OrganizationID, limit: Int32 = ancestorsLimit)
+        async throws
         -> [SandboxRecord]
     {
         try await client.query(

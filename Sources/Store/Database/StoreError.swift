@@ -93,7 +93,10 @@ extension StoreError {
 
     private static func wordsForBrokenRule(_ error: PostgresError) -> String {
         // The message of a rule raised by our functions is written for people; that of a CHECK names only itself.
-        if ["destroyed_is_final", "disk_is_fixed", "context_is_uploaded", "ephemeral_is_not_archived", "captured_sandbox_is_there"].contains(error.constraint) {
+        if [
+            "destroyed_is_final", "disk_is_fixed", "context_is_uploaded", "ephemeral_is_not_archived",
+            "captured_sandbox_is_there",
+        ].contains(error.constraint) {
             return error.message
         }
         return "a value breaks the rule \(error.constraint ?? error.column ?? "of the table")"

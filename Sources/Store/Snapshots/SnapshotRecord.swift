@@ -28,6 +28,8 @@ package struct SnapshotRecord: Sendable, Identifiable {
     package let imageEntrypoint: [String]?
     /// Regions that fetch it early; empty means any, as needed.
     package let regionIDs: [String]
+    /// The sandbox that it is an image of, while that is known.
+    package let sourceSandboxID: SandboxID?
     package let allowsSudo: Bool
     package let architecture: String?
     package let sizeBytes: Int64?
@@ -57,6 +59,7 @@ package struct SnapshotRecord: Sendable, Identifiable {
         entrypoint = try row["entrypoint"]
         imageEntrypoint = try row["image_entrypoint"]
         regionIDs = try row["region_ids"]
+        sourceSandboxID = try row["source_sandbox_id"]
         allowsSudo = try row["allow_sudo"]
         architecture = try row["architecture"]
         sizeBytes = try row["size_bytes"]
@@ -68,6 +71,6 @@ package struct SnapshotRecord: Sendable, Identifiable {
     static let columns: SQL = """
         id, organization_id, general, name, image, image_name, build_info, state, error_reason, cpu, memory_gib, disk_gib, gpu, \
         gpu_type, os_user, entrypoint, image_entrypoint, region_ids, allow_sudo, architecture, size_bytes, created_at, \
-        updated_at, last_used_at
+        updated_at, last_used_at, source_sandbox_id
         """
 }

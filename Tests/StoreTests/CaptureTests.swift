@@ -1,0 +1,401 @@
+import Domain
+import Postgres
+import Store
+import TestSupport
+import Testing
+
+/// Captures of sandboxes, as rows: who may do them, what owners see meanwhile, and what an archived sandbox is.
+@Suite struct CaptureTests {
+    private static let lease = Duration.seconds(30)
+
+    @Test func onlyTheSandboxesRunnerCapturesIt() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await database.withRunner("other") { other in
+                #expect(try await request(.snapshot, one, database, tenant, name: "mine"))
+                #expect(try await find(one, database, tenant).state == .snapshotting)
+                #expect(try await !request(.snapshot, one, database, tenant, name: "yours"), "one at a time")
+                #expect(try await other.captures.claimCapture(for: Self.lease) == nil)
+                #expect(try await runner.captures.claimSnapshotJob([.pull, .build], for: Self.lease) == nil)
+                let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+                #expect(job.kind == .capture && job.capture?.sandbox == one.id && job.capture?.purpose == .snapshot)
+                #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "it is held")
+                #expect(try await snapshotState("mine", database, tenant) == .snapshotting)
+                #expect(try await runner.captures.finish(job, made(job.snapshot)))
+                #expect(try await snapshotState("mine", database, tenant) == .active)
+                #expect(try await find(one, database, tenant).state == .started)
+                let made = try #require(try await database.owner.snapshots.find("mine", for: tenant.organization))
+                #expect((made.cpu, made.memoryGib, made.diskGib) == (one.cpu, one.memoryGib, one.diskGib))
+            }
+        }
+    }
+
+    @Test func aCaptureThatFailsGivesTheSandboxBackAndCanBeTriedAgain() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.snapshot, one, database, tenant, name: "mine"))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.fail(job, reason: "too large", retryAfter: nil))
+            #expect(try await find(one, database, tenant).state == .started)
+            let failed = try #require(try await database.owner.snapshots.find("mine", for: tenant.organization))
+            #expect(failed.state == .error && failed.errorReason == "too large")
+            #expect(try await database.owner.snapshots.activate(failed.id, of: tenant.organization, by: Actor("t")))
+            #expect(try await find(one, database, tenant).state == .snapshotting)
+            let again = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.fail(again, reason: "too large", retryAfter: nil))
+            try await destroy(one, database, runner)
+            await #expect(throws: PostgresError.self) {
+                try await database.owner.snapshots.activate(failed.id, of: tenant.organization, by: Actor("t"))
+            }
+        }
+    }
+
+    @Test func aCaptureOfWhatIsGoneEnds() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.snapshot, one, database, tenant, name: "mine"))
+            try await destroy(one, database, runner)
+            #expect(try await runner.captures.claimCapture(for: Self.lease) == nil)
+            #expect(try await database.owner.captures.housekeep() == 1)
+            let found = try #require(try await database.owner.snapshots.find("mine", for: tenant.organization))
+            #expect(found.state == .error && found.errorReason?.contains("destroyed") == true)
+        }
+    }
+
+    @Test func anArchivedSandboxIsItsBackup() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await change(.archive, one, database, tenant))
+            #expect(try await find(one, database, tenant).state == .archiving)
+            #expect(try await find(one, database, tenant).backupState == .pending)
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).runnerID == runner.id, "its only copy is kept")
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(job.capture?.purpose == .backup)
+            #expect(try await find(one, database, tenant).backupState == .inProgress)
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await runner.reconcileOnce()
+            var seen = try await find(one, database, tenant)
+            #expect(seen.state == .archived && seen.runnerID == nil && seen.backupState == .completed)
+            #expect(seen.image == made(job.snapshot).image.description && seen.backupCreatedAt != nil)
+            #expect(try await count("sandbox_queue", database) == 0, "it waits for nobody")
+            #expect(try await runner.pool.query("SELECT claim_pending(10)").isEmpty)
+            #expect(try await inUse(seen.image, runner))
+
+            #expect(try await change(.start, one, database, tenant))
+            seen = try await find(one, database, tenant)
+            #expect(seen.state == .restoring && seen.runnerID == runner.id)
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .started)
+
+            try await destroy(one, database, runner)
+            #expect(try await database.owner.captures.housekeep() == 1, "nobody needs its backup")
+            #expect(try await !inUse(seen.image, runner))
+            #expect(try await count("discarded_repository", database) == 1)
+        }
+    }
+
+    @Test func aBackupThatIsAsNewAsTheFilesIsUsed() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            let early = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await find(one, database, tenant).state == .started, "a backup disturbs nobody")
+            try await stop(one, database, runner)
+            #expect(try await runner.captures.finish(early, made(early.snapshot, "1b")))
+            #expect(try await change(.archive, one, database, tenant))
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archiving, "it ran after that backup was begun")
+            let late = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            // Its owner wants it back before it is archived, and then not.
+            #expect(try await change(.start, one, database, tenant))
+            try await runner.reconcileOnce()
+            try await stop(one, database, runner)
+            #expect(try await runner.captures.finish(late, made(late.snapshot, "2c")))
+            #expect(try await backups(one, database) == 1, "the older one is not needed")
+            #expect(try await request(.backup, one, database, tenant))
+            let last = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(last, made(last.snapshot, "3d")))
+            #expect(try await change(.archive, one, database, tenant))
+            #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "nothing has changed since")
+            try await runner.reconcileOnce()
+            let seen = try await find(one, database, tenant)
+            #expect(seen.state == .archived && seen.image == made(last.snapshot, "3d").image.description)
+        }
+    }
+
+    @Test func whatCannotBeBackedUpStaysAsItWas() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await change(.archive, one, database, tenant))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.fail(job, reason: "the registry is away", retryAfter: nil))
+            try await runner.reconcileOnce()
+            let seen = try await find(one, database, tenant)
+            #expect(seen.state == .stopped && seen.desiredState == .stopped && seen.backupState == .error)
+            let why = try await database.owner.queryFirst(
+                "SELECT cause FROM event WHERE subject_id = \(one.id) AND new_state = 'stopped' ORDER BY id DESC LIMIT 1"
+            )
+            #expect(try (why?["cause"] as String?)?.contains("the registry is away") == true)
+            #expect(try await change(.archive, one, database, tenant), "and can be tried again")
+            #expect(try await runner.captures.claimCapture(for: Self.lease) != nil)
+        }
+    }
+
+    /// An operator may archive what runs: it is stopped first.
+    @Test func whatRunsIsStoppedBeforeItIsArchived() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await database.owner.execute("UPDATE sandbox SET desired_state = 'archived'")
+            #expect(try await find(one, database, tenant).state == .archiving)
+            #expect(try await runner.captures.claimCapture(for: Self.lease) == nil)
+            try await runner.reconcileOnce()
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archived)
+            try await database.owner.execute("UPDATE sandbox SET desired_state = 'destroyed'")
+            #expect(try await database.owner.sandboxes.find(one.id, in: tenant.organization) == nil)
+        }
+    }
+
+    @Test func clocksArchiveAndDelete() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let ephemeral = try await database.makeSandbox(of: tenant) { $0.autoDeleteMinutes = 0 }
+            try await database.owner.execute("UPDATE sandbox SET auto_archive_minutes = 5")
+            try await runner.report(ephemeral.id, .started)
+            try await stop(one, database, runner)
+            try await stop(ephemeral, database, runner)
+            #expect(try await database.owner.captures.housekeep() == 0)
+            try await database.owner.execute(script: "ALTER TABLE sandbox_status DISABLE TRIGGER USER")
+            try await database.owner.execute(
+                "UPDATE sandbox_status SET state_changed_at = now() - interval '6 minutes'"
+            )
+            #expect(try await database.owner.captures.housekeep() == 1)
+            #expect(try await find(one, database, tenant).desiredState == .archived)
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archived)
+            try await database.owner.execute(script: "ALTER TABLE sandbox DISABLE TRIGGER a_spec_changes")
+            try await database.owner.execute(
+                "UPDATE sandbox SET auto_delete_minutes = 5, desired_changed_at = now() - interval '6 minutes' WHERE id = \(one.id)"
+            )
+            // The sandbox, and in the same turn or the next its backup.
+            #expect(try await database.owner.captures.housekeep() >= 1)
+            #expect(try await database.owner.sandboxes.find(one.id, in: tenant.organization) == nil)
+        }
+    }
+
+    @Test func clocksBackUpWhatHasChangedOnly() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await database.owner.captures.housekeep() == 0, "nobody asked for it")
+            try await database.owner.execute("UPDATE organization SET backup_minutes = 60, backup_on_stop = true")
+            #expect(try await database.owner.captures.housekeep() == 0, "it has just started")
+            try await database.owner.execute("UPDATE sandbox_status SET started_at = now() - interval '2 hours'")
+            #expect(try await database.owner.captures.housekeep() == 1)
+            #expect(try await database.owner.captures.housekeep() == 0, "that one waits still")
+            try await capture(runner)
+            try await database.owner.execute(
+                "UPDATE snapshot SET captured_at = now() - interval '61 minutes' WHERE purpose = 'backup'"
+            )
+            try await database.owner.execute(
+                "UPDATE sandbox_activity SET last_activity_at = now() - interval '90 minutes'"
+            )
+            #expect(try await database.owner.captures.housekeep() == 0, "nobody has used it since")
+            try await database.owner.sandboxes.reportActivity([one.id])
+            #expect(try await database.owner.captures.housekeep() == 1)
+            try await capture(runner)
+            try await stop(one, database, runner)
+            #expect(try await database.owner.captures.housekeep() == 1, "it has stopped")
+            try await capture(runner)
+            #expect(try await database.owner.captures.housekeep() == 0)
+            #expect(try await backups(one, database) == 1)
+        }
+    }
+
+    @Test func aForkWaitsForItsImageAndIsLikeItsParent() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await database.owner.execute(
+                "UPDATE sandbox SET labels = '{\"a\": \"b\"}', env = '{\"X\": \"1\"}', auto_stop_minutes = 77"
+            )
+            let child = try #require(try await fork(one, database, tenant, name: "child"))
+            let sister = try #require(try await fork(one, database, tenant))
+            #expect(try await find(one, database, tenant).state == .forking)
+            var seen = try await find(child, database, tenant)
+            #expect(
+                seen.state == .pullingSnapshot && seen.runnerID == nil && seen.parentID == one.id
+                    && seen.name == "child"
+            )
+            #expect((seen.labels, seen.env, seen.autoStopMinutes) == (["a": "b"], ["X": "1"], 77))
+            #expect(seen.snapshotName == one.snapshotName)
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "both start from one image")
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            seen = try await find(child, database, tenant)
+            #expect(seen.state == .creating && seen.runnerID == runner.id)
+            #expect(seen.image == made(job.snapshot).image.description)
+            #expect(try await find(one, database, tenant).state == .started)
+            try await runner.reconcileOnce()
+
+            let captures = database.owner.captures
+            let grandchild = try #require(try await fork(try await find(child, database, tenant), database, tenant))
+            #expect(try await captures.ancestors(of: grandchild, in: tenant.organization).map(\.id) == [child, one.id])
+            #expect(
+                try await captures.ancestors(of: grandchild, in: tenant.organization, limit: 1).map(\.id) == [child]
+            )
+            #expect(
+                try await Set(captures.forks(of: one.id, in: tenant.organization, includingDestroyed: false).map(\.id))
+                    == [child, sister]
+            )
+            #expect(try await find(one, database, tenant).hasForks)
+            let tokens = try await database.owner.query("SELECT DISTINCT toolbox_token FROM sandbox")
+            #expect(tokens.count == 4)
+        }
+    }
+
+    @Test func aForkOfWhatCannotBeCapturedFails() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let child = try #require(try await fork(one, database, tenant))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.fail(job, reason: "too large", retryAfter: nil))
+            let seen = try await find(child, database, tenant)
+            #expect(seen.state == .error && seen.errorReason == "too large")
+            #expect(try await find(one, database, tenant).state == .started)
+            #expect(try await change(.destroy, seen, database, tenant))
+            #expect(try await !find(one, database, tenant).hasForks)
+        }
+    }
+
+    @Test func whoTakesOverStartsFromTheLastBackup() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                try await database.owner.execute(
+                    "UPDATE runner_lease SET expires_at = now() - interval '1 hour' WHERE runner_id = \(runner.id)"
+                )
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").count == 1)
+                let seen = try await find(one, database, tenant)
+                #expect(seen.state == .restoring && seen.image == made(job.snapshot).image.description)
+            }
+        }
+    }
+
+    // MARK: - Doing
+
+    private func withStarted(
+        _ body: (TestDatabase, TestTenant, TestRunner, SandboxRecord) async throws -> Void
+    ) async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            try await database.withRunner { runner in
+                let one = try await database.makeSandbox(of: tenant)
+                try await runner.report(one.id, .started)
+                try await body(database, tenant, runner, try await find(one, database, tenant))
+            }
+        }
+    }
+
+    private func request(
+        _ purpose: CapturePurpose,
+        _ sandbox: SandboxRecord,
+        _ database: TestDatabase,
+        _ tenant: TestTenant,
+        name: String? = nil
+    ) async throws -> Bool {
+        let generation = try await find(sandbox, database, tenant).generation
+        return try await database.withPool(of: .api, connectionLimit: 1) {
+            try await $0.captures.request(
+                purpose,
+                of: sandbox.id,
+                in: tenant.organization,
+                generation: generation,
+                name: name,
+                by: Actor("test")
+            )
+        }
+    }
+
+    private func fork(_ sandbox: SandboxRecord, _ database: TestDatabase, _ tenant: TestTenant, name: String? = nil)
+        async throws -> SandboxID?
+    {
+        try await database.withPool(of: .api, connectionLimit: 1) {
+            try await $0.captures.fork(
+                sandbox.id,
+                in: tenant.organization,
+                generation: sandbox.generation,
+                name: name,
+                by: Actor("test")
+            )
+        }
+    }
+
+    private func change(
+        _ change: SandboxChange,
+        _ sandbox: SandboxRecord,
+        _ database: TestDatabase,
+        _ tenant: TestTenant
+    ) async throws -> Bool {
+        try await database.owner.sandboxes.apply(change, to: sandbox.id, in: tenant.organization, by: Actor("test"))
+    }
+
+    private func stop(_ sandbox: SandboxRecord, _ database: TestDatabase, _ runner: TestRunner) async throws {
+        try await database.owner.execute("UPDATE sandbox SET desired_state = 'stopped' WHERE id = \(sandbox.id)")
+        try await runner.report(sandbox.id, .stopped)
+    }
+
+    private func destroy(_ sandbox: SandboxRecord, _ database: TestDatabase, _ runner: TestRunner) async throws {
+        try await database.owner.execute("UPDATE sandbox SET desired_state = 'destroyed' WHERE id = \(sandbox.id)")
+        try await runner.release(sandbox.id)
+    }
+
+    /// Does the one capture that waits.
+    private func capture(_ runner: TestRunner) async throws {
+        let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+        #expect(try await runner.captures.finish(job, made(job.snapshot)))
+    }
+
+    private func made(_ id: SnapshotID, _ digit: String = "0a") -> FinishedSnapshot {
+        FinishedSnapshot(
+            image: InternalImage(
+                repository: InternalImage.repository(of: id),
+                digest: "sha256:" + String(repeating: digit, count: 32)
+            ),
+            architecture: "x86_64",
+            entrypoint: ["/bin/sh"],
+            sizeBytes: 5
+        )
+    }
+
+    // MARK: - Looking
+
+    private func find(_ sandbox: SandboxRecord, _ database: TestDatabase, _ tenant: TestTenant) async throws
+        -> SandboxRecord
+    { try await find(sandbox.id, database, tenant) }
+
+    private func find(_ id: SandboxID, _ database: TestDatabase, _ tenant: TestTenant) async throws -> SandboxRecord {
+        try #require(try await database.owner.sandboxes.find(id, in: tenant.organization))
+    }
+
+    private func snapshotState(_ name: String, _ database: TestDatabase, _ tenant: TestTenant) async throws
+        -> SnapshotState?
+    { try await database.owner.snapshots.find(name, for: tenant.organization)?.state }
+
+    private func inUse(_ image: String, _ runner: TestRunner) async throws -> Bool {
+        try await !runner.captures.imagesInUse(among: [image]).isEmpty
+    }
+
+    private func backups(_ sandbox: SandboxRecord, _ database: TestDatabase) async throws -> Int {
+        try #require(
+            try await database.owner.queryFirst(
+                "SELECT count(*) AS rows FROM snapshot WHERE source_sandbox_id = \(sandbox.id) AND purpose = 'backup'"
+            )
+        )["rows"]
+    }
+
+    private func count(_ table: String, _ database: TestDatabase) async throws -> Int {
+        try #require(try await database.owner.queryFirst("SELECT count(*) AS rows FROM \(identifier: table)"))["rows"]
+    }
+}
+
+extension TestRunner {
+    fileprivate var captures: RunnerQueries { RunnerQueries(pool) }
+}

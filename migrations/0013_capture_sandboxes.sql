@@ -378,12 +378,12 @@ CREATE OR REPLACE FUNCTION public_state(asked sandbox, placed boolean, alive boo
         ELSE state_of_capture(asked, state_with_image(asked, placed, alive, seen)) END
 $$;
 
--- As before, with one column more.
+-- As before, with two columns more.
 CREATE OR REPLACE VIEW my_sandbox AS
     SELECT s.id, s.organization_id, s.name, s.image, s.os_user, s.entrypoint, s.allow_sudo, s.env, s.labels, s.cpu, s.memory_gib,
         s.disk_gib, s.gpu, s.gpu_types, s.network_block_all, s.network_allow_list, s.desired_state, s.force_stop, s.generation,
         s.toolbox_token, p.epoch, p.slot, p.gpu_devices, t.state, t.error_reason, t.recoverable, t.timed_out, t.observed_generation,
-        t.container_id, t.effective, t.deadline_at, t.state_changed_at, s.record_terminals, s.archive_ready
+        t.container_id, t.effective, t.deadline_at, t.state_changed_at, s.record_terminals, s.archive_ready, s.restored
     FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
     WHERE p.runner_id = current_runner();
 

@@ -87,9 +87,9 @@ class Sandboxes:
             return list(workers.map(lambda _: self.create(**dict(parameters)), range(count)))
 
     def alive(self) -> list[str]:
-        """Ids of this run's sandboxes that are not gone."""
+        """Ids of this run's sandboxes that are not gone, the youngest first: forks go before what they were forked from."""
         found = self._database.rows(
-            "SELECT id FROM sandbox WHERE labels->>:'label' = :'run' AND destroyed_at IS NULL",
+            "SELECT id FROM sandbox WHERE labels->>:'label' = :'run' AND destroyed_at IS NULL ORDER BY created_at DESC",
             label=RUN_LABEL, run=self.run,
         )
         return [each["id"] for each in found]

@@ -37,7 +37,7 @@ extension SandboxApplier {
         do {
             try parts.puller.fetch(desired.image, for: desired.id)
         } catch let error as DockerError {
-            if let made = InternalImage(desired.image) { throw try await loss(of: made, error) }
+            if let made = InternalImage(desired.image) { throw try await loss(of: made, desired, error) }
             guard [.notFound, .badRequest, .unauthorized].contains(error.kind) else { throw error }
             throw RunnerError(
                 .noImage,
@@ -47,7 +47,9 @@ extension SandboxApplier {
     }
 
     /// What it means that an image of the internal registry could not be pulled. One that is gone there is made anew.
-    private func loss(of image: InternalImage, _ error: DockerError) async throws -> any Error {
+    private func loss(of image: InternalImage, _ desired: AssignedSandbox, _ error: DockerError) async throws
+        -> any Error
+    {
         switch error.kind {
         case .noSpace, .unavailable, .timeout: return error
         case .notFound:
@@ -56,6 +58,12 @@ extension SandboxApplier {
                 "an image is gone from the registry",
                 metadata: ["image.name": "\(image)", "snapshot.count": "\(snapshots)", "error": "\(error)"]
             )
+            if desired.isRestored {
+                return RunnerError(
+                    .imageLost,
+                    "the sandbox's backup \(image) is gone from Martlet's registry, and it alone has the sandbox's files: put back the registry's data (the operator) and recover the sandbox, or delete it"
+                )
+            }
             return RunnerError(
                 .imageLost,
                 snapshots > 0

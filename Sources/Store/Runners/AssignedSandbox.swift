@@ -35,6 +35,8 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var recordsTerminals: Bool
     /// It is to be archived, and its image is a backup of all that its container has.
     package var isArchiveReady: Bool
+    /// Its image is a backup of its own, which cannot be made anew.
+    package var isRestored: Bool
 
     package var reported: ReportedSandbox
 
@@ -57,6 +59,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         self.toolboxToken = toolboxToken
         recordsTerminals = false
         isArchiveReady = false
+        isRestored = false
         reported = ReportedSandbox()
     }
 }
@@ -115,7 +118,8 @@ extension AssignedSandbox {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
         disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
-        container_id, effective, record_terminals, archive_ready
+        container_id, effective, record_terminals, archive_ready,
+        restored
         """
     }
 
@@ -139,6 +143,7 @@ extension AssignedSandbox {
         networkAllowList = try row["network_allow_list"]
         recordsTerminals = try row["record_terminals"]
         isArchiveReady = try row["archive_ready"]
+        isRestored = try row["restored"]
         reported.state = try row["state"]
         reported.generation = try row["observed_generation"]
         reported.hasTimedOut = try row["timed_out"]

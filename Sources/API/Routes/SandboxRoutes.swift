@@ -68,6 +68,7 @@ struct SandboxRoutes: Sendable {
             snapshot: snapshot,
             name: wanted.name
         )
+        new.volumes = try await volumes(wanted.volumes, for: caller)
         wanted.apply(to: &new, of: organization)
         return new
     }
@@ -101,6 +102,25 @@ struct SandboxRoutes: Sendable {
             throw APIError.badRequest("snapshot '\(snapshot.name)' is \(snapshot.state.rawValue), not active\(why)")
         }
         return snapshot
+    }
+
+    /// Those that were named, by their ids. Whether they are ready is asked once more, under a lock, by the insert.
+    private func volumes(_ wanted: [VolumeMountWire], for caller: Caller) async throws -> [SandboxVolume] {
+        var volumes: [SandboxVolume] = []
+        for mount in wanted {
+            guard let found = try await database.volumes.find(mount.volume, in: caller.organization) else {
+                throw APIError.badRequest(
+                    "volume '\(mount.volume.shortened)' does not exist. GET /volumes lists those that do"
+                )
+            }
+            guard found.state == .ready else {
+                throw APIError.badRequest(
+                    "volume '\(found.name)' is \(found.state.rawValue), not ready. Wait until GET /volumes/\(found.id) says ready"
+                )
+            }
+            volumes.append(SandboxVolume(volumeId: found.id, mountPath: mount.mountPath, subpath: mount.subpath))
+        }
+        return volumes
     }
 
     /// Without such a GPU in the region the sandbox would wait for ever.

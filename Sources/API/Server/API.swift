@@ -60,6 +60,7 @@ package func buildAPI(
         + SSHAccessRoutes(sandboxes: sandboxes, configuration: configuration).routes
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
+        + VolumeRoutes(database: database, limits: limits).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
     let addresses = PlaceCounts<String>(limit: limits.connectionsPerAddressLimit)

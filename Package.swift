@@ -118,8 +118,8 @@ let targets: [Target] = [
     library(
         "Proxy",
         [
-            "CLinux", "Domain", "Store", "Tunnels", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1, .nioPosix,
-            .nioSSL, .serviceLifecycle,
+            "CLinux", "Domain", "Limiting", "Store", "Tunnels", .crypto, .logging, .nioCore, .nioFoundation, .nioHTTP1,
+            .nioPosix, .nioSSL, .serviceLifecycle,
         ]
     ),
     library(
@@ -193,8 +193,8 @@ let targets: [Target] = [
     tests(
         "SSHGatewayTests",
         [
-            "CLibSSH", "Domain", "Postgres", "Proxy", "SSHGateway", "SSHServing", "Store", "TestSupport", .nioPosix,
-            .serviceLifecycle, .subprocess,
+            "CLibSSH", "Domain", "Limiting", "Postgres", "Proxy", "SSHGateway", "SSHServing", "Store", "TestSupport",
+            .nioPosix, .serviceLifecycle, .subprocess,
         ]
     ),
     tests("MartletTests", ["martlet"]),

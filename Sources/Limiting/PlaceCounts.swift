@@ -1,25 +1,38 @@
 import Synchronization
 
-/// How many connections each address, or whatever else may have some, has open.
+/// How many connections are open: in all, and of each place or whatever else may have some.
 package final class PlaceCounts<Key: Hashable & Sendable>: Sendable {
-    private let counts = Mutex<[Key: Int]>([:])
+    private struct State {
+        var total = 0
+        var counts: [Key: Int] = [:]
+    }
+
+    private let state = Mutex(State())
     private let limit: Int
+    private let totalLimit: Int
 
-    package init(limit: Int) { self.limit = limit }
+    package init(limit: Int, totalLimit: Int = .max) {
+        self.limit = limit
+        self.totalLimit = totalLimit
+    }
 
-    /// Enters a connection; false where the key has all it may have. ``leave(_:)`` gives it back.
+    package var total: Int { state.withLock { $0.total } }
+
+    /// Enters a connection; false where a limit is reached. ``leave(_:)`` gives it back.
     package func admit(_ key: Key) -> Bool {
-        counts.withLock { counts in
-            guard counts[key, default: 0] < limit else { return false }
-            counts[key, default: 0] += 1
+        state.withLock { state in
+            guard state.total < totalLimit, state.counts[key, default: 0] < limit else { return false }
+            state.total += 1
+            state.counts[key, default: 0] += 1
             return true
         }
     }
 
     package func leave(_ key: Key) {
-        counts.withLock { counts in
-            let rest = counts[key, default: 1] - 1
-            counts[key] = rest > 0 ? rest : nil
+        state.withLock { state in
+            state.total -= 1
+            let rest = state.counts[key, default: 1] - 1
+            state.counts[key] = rest > 0 ? rest : nil
         }
     }
 }

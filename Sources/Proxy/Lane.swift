@@ -1,4 +1,5 @@
 import Domain
+import Limiting
 import Logging
 import NIOCore
 import Store
@@ -8,7 +9,7 @@ struct ProxyShared: Sendable {
     let limits: ProxyLimits
     let table: RouteTable
     let activity: ActivityReporter
-    let addresses: AddressCounts
+    let clients: PlaceCounts<Place>
     let log: Logger
 }
 

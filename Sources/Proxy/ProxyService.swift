@@ -1,3 +1,4 @@
+import Limiting
 package import Logging
 package import NIOCore
 import NIOPosix
@@ -44,7 +45,10 @@ package struct ProxyService: Service {
             limits: limits,
             table: RouteTable(source: source, limits: limits, log: log),
             activity: ActivityReporter(sink: source, limits: limits, log: log),
-            addresses: AddressCounts(),
+            clients: PlaceCounts(
+                limit: limits.connectionsPerAddressLimit,
+                totalLimit: limits.connectionsLimit
+            ),
             log: log
         )
         let local = configuration.handoverFolder.map { LocalIngress(folder: $0, limits: limits) }
@@ -102,16 +106,16 @@ package struct ProxyService: Service {
         lanes: [ObjectIdentifier: NIOLoopBound<Lane>],
         shared: ProxyShared
     ) throws {
-        let address = channel.remoteAddress?.ipAddress ?? "unknown"
+        let place = Place(of: channel.remoteAddress?.ipAddress ?? "unknown")
         guard let lane = lanes[ObjectIdentifier(channel.eventLoop)],
-            shared.addresses.admit(address, limits: shared.limits)
+            shared.clients.admit(place)
         else { throw ProxyRefusal.unavailable("too many connections") }
-        channel.closeFuture.whenComplete { _ in shared.addresses.leave(address) }
+        channel.closeFuture.whenComplete { _ in shared.clients.leave(place) }
         try channel.pipeline.syncOperations.addHandler(ClientConnection(lane: lane.value))
     }
 
     /// Open client connections, for metrics and tests.
-    package var openConnections: Int { shared.addresses.total }
+    package var openConnections: Int { shared.clients.total }
 
     /// Serves until graceful shutdown, then lets requests in flight end within the drain deadline. Cancellation cuts at once.
     package func run() async throws {

@@ -28,7 +28,8 @@ final class GatewayConnection {
 
     private let gateway: GatewayFloor
     private let mailbox: Mailbox<GatewayNews>
-    private let address: PeerAddress
+    private let address: String
+    private let place: Place
     private let client: RelayLeg
     private var phase = Phase.exchangingKeys
     private var isOver = false
@@ -45,9 +46,10 @@ final class GatewayConnection {
     private var limits: GatewayLimits { gateway.limits }
 
     /// - Parameter descriptor: a connected socket that never blocks; it is taken over.
-    init?(_ descriptor: CInt, from address: PeerAddress, _ gateway: GatewayFloor, _ mailbox: Mailbox<GatewayNews>) {
+    init?(_ descriptor: CInt, from address: String, _ gateway: GatewayFloor, _ mailbox: Mailbox<GatewayNews>) {
         guard let client = RelayLeg.server(descriptor, gateway.hostKey) else { return nil }
         (self.client, self.gateway, self.mailbox, self.address) = (client, gateway, mailbox, address)
+        place = Place(of: address)
         login = Login(limits: gateway.limits)
         loginDeadline = .now + gateway.limits.loginDeadline
     }
@@ -157,15 +159,15 @@ final class GatewayConnection {
     }
 
     private func judge() {
-        let isSuspect = gateway.failures.isExhausted(address.network)
+        let isSuspect = gateway.failures.isExhausted(place)
         switch login.judge(isSuspect: isSuspect) {
         case .pending: break
         case .admitted(let admission): enter(admission)
         case .refused:
-            gateway.failures.note(address.network)
+            gateway.failures.note(place)
             takeMessages()
         case .exhausted:
-            gateway.failures.note(address.network)
+            gateway.failures.note(place)
             leave(Farewell.refused)
         }
     }
@@ -204,7 +206,7 @@ final class GatewayConnection {
 
     private var metadata: Logger.Metadata {
         [
-            "ssh.client": "\(address.host)", "sandbox.id": "\(admission.map { "\($0.sandbox)" } ?? "")",
+            "ssh.client": "\(address)", "sandbox.id": "\(admission.map { "\($0.sandbox)" } ?? "")",
             "ssh.access": "\(admission.map { "\($0.access)" } ?? "")",
         ]
     }

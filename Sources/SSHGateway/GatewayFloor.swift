@@ -23,7 +23,7 @@ final class GatewayFloor: Sendable {
     let failures: FailedAttempts
     let activity: ActivityReporter
     let log: Logger
-    private let networks: PlaceCounts<String>
+    private let places: PlaceCounts<Place>
     private let sandboxes: PlaceCounts<SandboxID>
     private let state = Mutex(State())
 
@@ -38,7 +38,7 @@ final class GatewayFloor: Sendable {
         (self.limits, self.hostKey, self.clientKey) = (limits, hostKey, clientKey)
         (self.desk, self.activity, self.log) = (desk, activity, log)
         failures = FailedAttempts(limit: limits.refusalsPerAddressLimit, window: limits.refusalWindow)
-        networks = PlaceCounts(limit: limits.connectionsPerAddressLimit)
+        places = PlaceCounts(limit: limits.connectionsPerAddressLimit)
         sandboxes = PlaceCounts(limit: limits.connectionsPerSandboxLimit)
     }
 
@@ -46,14 +46,14 @@ final class GatewayFloor: Sendable {
     var count: Int { state.withLock { $0.mailboxes.count } }
 
     /// Lets a connection begin; false where there are too many. ``leave(_:from:)`` gives its place back.
-    func admit(_ mailbox: Mailbox<GatewayNews>, from network: String) -> Bool {
-        guard networks.admit(network) else { return false }
+    func admit(_ mailbox: Mailbox<GatewayNews>, from place: Place) -> Bool {
+        guard places.admit(place) else { return false }
         let isAdmitted = state.withLock { state in
             guard !state.isClosed, state.mailboxes.count < limits.connectionsLimit else { return false }
             state.mailboxes[ObjectIdentifier(mailbox)] = mailbox
             return true
         }
-        if !isAdmitted { networks.leave(network) }
+        if !isAdmitted { places.leave(place) }
         return isAdmitted
     }
 
@@ -64,13 +64,13 @@ final class GatewayFloor: Sendable {
         return true
     }
 
-    func leave(_ mailbox: Mailbox<GatewayNews>, from network: String) {
+    func leave(_ mailbox: Mailbox<GatewayNews>, from place: Place) {
         let admission = state.withLock { state in
             state.mailboxes[ObjectIdentifier(mailbox)] = nil
             return state.admissions.removeValue(forKey: ObjectIdentifier(mailbox))
         }
         if let admission { sandboxes.leave(admission.sandbox) }
-        networks.leave(network)
+        places.leave(place)
     }
 
     /// Has everybody whom a change concerns look again.

@@ -1,4 +1,5 @@
 import Glibc
+import Limiting
 package import Logging
 package import NIOCore
 import NIOPosix
@@ -146,20 +147,21 @@ package struct SSHGatewayService: Service {
 
     private func begin(_ descriptor: CInt) {
         prepareClientSocket(descriptor)
-        let address = PeerAddress.of(descriptor, otherEnd: true)
-        guard let mailbox = try? Mailbox<GatewayNews>(), floor.admit(mailbox, from: address.network) else {
-            floor.log.warning("ssh connection refused: too many", metadata: ["ssh.client": "\(address.host)"])
+        let address = PeerAddress.of(descriptor, otherEnd: true).host
+        let place = Place(of: address)
+        guard let mailbox = try? Mailbox<GatewayNews>(), floor.admit(mailbox, from: place) else {
+            floor.log.warning("ssh connection refused: too many", metadata: ["ssh.client": "\(address)"])
             close(descriptor)
             return
         }
         do {
             try startThread("martlet-ssh-one") { [floor] in
                 GatewayConnection(descriptor, from: address, floor, mailbox)?.run()
-                floor.leave(mailbox, from: address.network)
+                floor.leave(mailbox, from: place)
             }
         } catch {
             floor.log.warning("ssh connection refused", metadata: ["error": "\(error)"])
-            floor.leave(mailbox, from: address.network)
+            floor.leave(mailbox, from: place)
             close(descriptor)
         }
     }

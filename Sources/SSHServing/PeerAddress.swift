@@ -111,22 +111,6 @@ package struct PeerAddress: Sendable {
         }
     }
 
-    /// Whose connections are counted together, since one peer may have all of them: an address of IPv4, also one that is mapped
-    /// into IPv6, and of IPv6 the network of 64 bits. In digits; empty if it is none of TCP.
-    package var network: String {
-        guard storage.ss_family == sa_family_t(AF_INET6) else { return host }
-        var bytes = withUnsafeBytes(of: storage) { storage in
-            withUnsafeBytes(of: storage.load(as: sockaddr_in6.self).sin6_addr) { Array($0) }
-        }
-        if bytes.starts(with: Array(repeating: 0, count: 10) + [0xFF, 0xFF]) {
-            return bytes[12...].map { "\($0)" }.joined(separator: ".")
-        }
-        bytes.replaceSubrange(8..., with: repeatElement(0, count: 8))
-        var name = [CChar](repeating: 0, count: 64)
-        inet_ntop(AF_INET6, bytes, &name, socklen_t(name.count))
-        return "\(text(name))/64"
-    }
-
     /// In digits; empty if it is none of TCP.
     package var host: String {
         var name = [CChar](repeating: 0, count: 64)

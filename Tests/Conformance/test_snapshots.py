@@ -189,7 +189,7 @@ def test_an_image_deleted_behind_our_back_comes_back(
     assert second.process.exec("echo again").result == "again\n"
     (failed,) = set(sandboxes.alive()) - others - {second.id}
     third = sandboxes.client.sdk.get(failed)
-    third.start()
+    third.recover()
     assert third.process.exec("echo healed").result == "healed\n", "what was promised to it"
     sandboxes.remove([second.id, third.id])
 

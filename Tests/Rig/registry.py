@@ -52,7 +52,7 @@ class UserRegistry:
         path = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
         return subprocess.run(
             [CONTROL, "collect", self._folder], capture_output=True, text=True, timeout=CONTROL_SECONDS,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path}, start_new_session=True,
         )
 
     def push(self, image: str, name: str) -> str:

@@ -15,15 +15,15 @@ struct Authenticator: Sendable {
     /// Throws 401, or 429 where an address fails too often. What is wrong with a key is not told.
     func caller(of headers: HTTPFields, from address: String) async throws -> Caller {
         guard let secret = Self.secret(in: headers) else {
-            failures.note(address)
+            failures.note(Place(of: address))
             throw APIError(
                 .unauthorized,
                 "this needs an API key: send the header 'Authorization: Bearer mrt_…'"
             )
         }
         guard let key = try await key(secret, from: address) else {
-            let wasExhausted = failures.isExhausted(address)
-            failures.note(address)
+            let wasExhausted = failures.isExhausted(Place(of: address))
+            failures.note(Place(of: address))
             throw Self.refusal(wasExhausted, address)
         }
         uses.note(key.id)

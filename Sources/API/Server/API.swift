@@ -63,7 +63,7 @@ package func buildAPI(
         + VolumeRoutes(database: database, limits: limits).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
-    let addresses = PlaceCounts<String>(limit: limits.connectionsPerAddressLimit)
+    let addresses = PlaceCounts<Place>(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
     let server = Application(
         responder: responder,

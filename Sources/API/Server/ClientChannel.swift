@@ -10,9 +10,9 @@ struct ClientChannel: ServerChildChannel {
 
     let http: HTTP1Channel
     let limits: APILimits
-    let addresses: PlaceCounts<String>
+    let addresses: PlaceCounts<Place>
 
-    init(responder: @escaping HTTPChannelHandler.Responder, limits: APILimits, addresses: PlaceCounts<String>) {
+    init(responder: @escaping HTTPChannelHandler.Responder, limits: APILimits, addresses: PlaceCounts<Place>) {
         self.limits = limits
         self.addresses = addresses
         let configuration = HTTP1Channel.Configuration(
@@ -28,9 +28,9 @@ struct ClientChannel: ServerChildChannel {
     }
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Value> {
-        let address = channel.remoteAddress?.ipAddress ?? "unknown"
-        let isAdmitted = addresses.admit(address)
-        if isAdmitted { channel.closeFuture.whenComplete { _ in addresses.leave(address) } }
+        let place = Place(of: channel.remoteAddress?.ipAddress ?? "unknown")
+        let isAdmitted = addresses.admit(place)
+        if isAdmitted { channel.closeFuture.whenComplete { _ in addresses.leave(place) } }
         return channel.eventLoop.makeCompletedFuture {
             try channel.pipeline.syncOperations.addHandler(Patience(limits: limits))
         }.flatMap {

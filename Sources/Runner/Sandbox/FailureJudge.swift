@@ -33,21 +33,21 @@ private func judgeEngine(_ error: DockerError, _ attempts: Int) -> FailureFate {
     case .noSpace:
         .settle(
             reason:
-                "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then start again",
+                "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then recover it",
             recoverable: true
         )
     case .badRequest, .unauthorized:
         .settle(reason: "\(error)", recoverable: false)
     case .notFound, .conflict, .server:
         attempts < failuresLimit
-            ? .retry : .settle(reason: "\(error) (tried \(attempts) times); start again to retry", recoverable: true)
+            ? .retry : .settle(reason: "\(error) (tried \(attempts) times); recover it to retry", recoverable: true)
     }
 }
 
 private func judgeFirewall(_ error: FirewallError, _ attempts: Int) -> FailureFate {
     if !error.isRetryable {
         return .settle(
-            reason: "the network policy cannot be enforced: \(error.message); change it and start again",
+            reason: "the network policy cannot be enforced: \(error.message); change it and recover the sandbox",
             recoverable: true
         )
     }

@@ -26,8 +26,8 @@ extension SandboxApplier {
         guard let made = InternalImage(image) else { return image }
         guard let registry = parts.registry else {
             throw RunnerError(
-                .noImage,
-                "the image is in Martlet's registry, and this runner has none: set MARTLET_REGISTRY_URL (the operator), and start again"
+                .misconfigured,
+                "the image is in Martlet's registry, and this runner has none: set MARTLET_REGISTRY_URL (the operator), and recover it"
             )
         }
         return registry.reference(of: made)
@@ -59,8 +59,8 @@ extension SandboxApplier {
             return RunnerError(
                 .imageLost,
                 snapshots > 0
-                    ? "the image \(image) is gone from Martlet's registry; its snapshot is made anew: start the sandbox again when that is active"
-                    : "the image \(image) is gone from Martlet's registry: activate its snapshot, and start the sandbox again when that is active"
+                    ? "the image \(image) is gone from Martlet's registry; its snapshot is made anew: recover the sandbox when that is active"
+                    : "the image \(image) is gone from Martlet's registry: activate its snapshot, and recover the sandbox when that is active"
             )
         case .conflict, .badRequest, .unauthorized, .server:
             return RunnerError(.registryAway, "Martlet's registry does not give the image \(image): \(error.message)")

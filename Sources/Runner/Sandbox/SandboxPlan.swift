@@ -188,7 +188,7 @@ private func planRunning(
 
 private func foreignReason(_ desired: AssignedSandbox, _ id: String) -> String {
     "the container name \(ContainerName.of(desired.id, epoch: desired.epoch)) is taken on the host by a container that is not "
-        + "Martlet's (\(id.prefix(12))); remove or rename that container, then start the sandbox again"
+        + "Martlet's (\(id.prefix(12))); remove or rename that container, then recover the sandbox"
 }
 
 extension SandboxPlan {

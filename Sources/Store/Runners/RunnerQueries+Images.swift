@@ -64,7 +64,7 @@ extension RunnerQueries {
     /// for so long.
     package func claimDiscarded(for lease: Duration) async throws -> String? {
         try await client.queryFirst(
-            "SELECT claim_discarded(\(Int32(clamping: lease.components.seconds))) AS repository"
+            "SELECT claim_discarded(\(lease.wholeSeconds)) AS repository"
         ).flatMap { try $0["repository"] as String? }
     }
 

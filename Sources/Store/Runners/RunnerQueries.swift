@@ -22,7 +22,7 @@ package struct RunnerQueries: Sendable {
 
     /// The runner is alive for another `ttl`.
     package func renewLease(for ttl: Duration) async throws {
-        try await client.execute("SELECT renew_lease(\(Int32(clamping: ttl.components.seconds)))")
+        try await client.execute("SELECT renew_lease(\(ttl.wholeSeconds))")
     }
 
     /// Takes waiting sandboxes as far as there is room, oldest first.

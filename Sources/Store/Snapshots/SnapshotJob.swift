@@ -130,8 +130,3 @@ extension RunnerQueries {
         } ?? 0
     }
 }
-
-extension Duration {
-    /// For arguments of functions.
-    fileprivate var wholeSeconds: Int32 { Int32(clamping: components.seconds) }
-}

@@ -6,6 +6,8 @@ import hashlib
 import os
 import secrets
 import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -23,7 +25,7 @@ from Rig.stack import Stack
 from Rig.waiting import eventually
 from Rig.wire import check_error
 
-LARGE_MIB = 1024 if os.environ.get("MARTLET_LONG") else 64
+LARGE_MIB = 1024 if os.environ.get("MARTLET_LONG") else 32
 FILES = 1000
 # A resync, and on a slow machine the start of rclone; a patience, not a measure.
 HEALING_SECONDS = 60
@@ -39,7 +41,7 @@ def run(box: Any, command: str, timeout: int = 60) -> str:
     return answer.result.strip()
 
 
-class Host:
+class Mounts:
     """This host's side of volumes."""
 
     def __init__(self, environment: Environment) -> None:
@@ -60,10 +62,22 @@ class Host:
         """Where its files are in the embedded S3."""
         return self._state / "s3" / "data" / "martlet-volumes" / volume
 
+    def write_elsewhere(self, volume: str, name: str, text: str) -> None:
+        """A file of the volume, written as another host would."""
+        rclone = [self._state / "bin" / "rclone", "--config", self._state / "runner" / "volumes" / "rclone.conf"]
+        target = f"volumes:martlet-volumes/{volume}/{name}"
+        subprocess.run([*rclone, "rcat", target], input=text.encode(), check=True, timeout=60)
+
 
 @pytest.fixture(scope="module")
-def host(environment: Environment) -> Host:
-    return Host(environment)
+def mounts(environment: Environment) -> Mounts:
+    return Mounts(environment)
+
+
+@pytest.fixture
+def s3(stack: Stack, environment: Environment) -> int:
+    """The process of the embedded S3."""
+    return int((environment.state / "s3" / "pid").read_text().split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -163,44 +177,49 @@ def test_a_link_leads_nowhere(pair: tuple[Any, Any], sandboxes: Sandboxes, busyb
 
 @pytest.mark.deadline(300 if LARGE_MIB < 1024 else 1800)
 def test_many_files_and_a_large_one_survive_the_runner(
-    pair: tuple[Any, Any], volume: Any, stack: Stack, host: Host, engine: Engine
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, engine: Engine
 ) -> None:
     first, second = pair
     run(first, f"mkdir volume/many && cd volume/many && for n in $(seq {FILES}); do echo $n > f$n; done", 120)
     run(first, f"head -c {LARGE_MIB}M /dev/urandom > volume/large", 600)
-    names = "find many large -type f | sort | xargs sha256sum | sha256sum"
+    names = "find many large -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
     written = run(first, f"cd volume && {names}", 300)
     started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
-    server = host.server(volume.id)
+    server = mounts.server(volume.id)
     stack.restart("runner")
-    assert host.server(volume.id) == server, "the mount did not outlive the runner"
+    assert mounts.server(volume.id) == server, "the mount did not outlive the runner"
     assert [engine.container(each.id)["State"]["StartedAt"] for each in pair] == started
     assert run(second, f"cd /data && {names}", 300) == written
-    stored = host.stored(volume.id)
+    stored = mounts.stored(volume.id)
     eventually(lambda: len(list(stored.glob("many/*"))) == FILES, HEALING_SECONDS, "all files to be in S3", every=0.5)
-    eventually(lambda: digest(stored / "large") in run(second, "sha256sum /data/large"), HEALING_SECONDS, "the large file")
+    eventually(lambda: digests(stored, "many", "large") == written, HEALING_SECONDS, "the same to be in S3", every=0.5)
     # A folder of S3 goes with its last file, which `rm` without -f takes for trouble.
     run(first, "rm -rf volume/many volume/large", 120)
 
 
+def digests(folder: Path, *names: str) -> str:
+    """What `find … | sort | xargs sha256sum | sha256sum` prints there."""
+    found = [each for name in names for each in (folder / name, *folder.glob(f"{name}/**/*")) if each.is_file()]
+    lines = [f"{digest(each)}  {each.relative_to(folder)}\n" for each in sorted(found)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() + "  -"
+
+
 def digest(file: Path) -> str:
-    if not file.exists():
-        return "it is not there"
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @pytest.mark.deadline(180)
 def test_a_killed_mount_is_healed_under_running_sandboxes(
-    pair: tuple[Any, Any], volume: Any, host: Host, engine: Engine
+    pair: tuple[Any, Any], volume: Any, mounts: Mounts, engine: Engine
 ) -> None:
     first, second = pair
     run(first, "echo kept > volume/before-kill")
     started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
-    killed = host.server(volume.id)
+    killed = mounts.server(volume.id)
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
-    eventually(lambda: host.server(volume.id) not in (None, killed), HEALING_SECONDS, "another rclone to serve the volume")
+    eventually(lambda: mounts.server(volume.id) not in (None, killed), HEALING_SECONDS, "another rclone to serve the volume")
 
     def is_healed() -> bool:
         answers = [
@@ -218,28 +237,50 @@ def test_a_killed_mount_is_healed_under_running_sandboxes(
 
 @pytest.mark.deadline(240)
 def test_what_is_written_while_s3_is_away_arrives(
-    pair: tuple[Any, Any], volume: Any, stack: Stack, host: Host, api: httpx.Client
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, api: httpx.Client
 ) -> None:
     first, second = pair
     run(first, "echo known > volume/known")
-    eventually((host.stored(volume.id) / "known").exists, HEALING_SECONDS, "the file to be in S3")
+    eventually((mounts.stored(volume.id) / "known").exists, HEALING_SECONDS, "the file to be in S3")
     stack.stop("s3")
     try:
-        run(first, "echo late > volume/late && cat volume/known")
-        assert run(second, "echo works") == "works"
-        # Its folders are known for a few seconds only; then reading them is an error, and soon.
-        eventually(lambda: "error" in first.process.exec("ls volume 2>&1", timeout=40).result.lower(), 60, "an error")
-        waiting = api.post("/volumes", json={"name": a_name()}).json()
+        with ThreadPoolExecutor(1) as beside:
+            posted = beside.submit(api.post, "/volumes", json={"name": a_name()})
+            run(first, "echo late > volume/late && cat volume/known")
+            assert run(second, "echo works") == "works"
+            # Its folders are known for a few seconds only; then reading them is an error, and soon.
+            eventually(lambda: "error" in first.process.exec("ls volume 2>&1", timeout=40).result.lower(), 60, "an error")
+            waiting = posted.result().json()
         assert waiting["state"] != "ready"
     finally:
         stack.start("s3")
-    late = host.stored(volume.id) / "late"
+    late = mounts.stored(volume.id) / "late"
     eventually(lambda: late.exists() and late.read_text() == "late\n", HEALING_SECONDS, "what was written to be in S3")
     assert run(second, "cat /data/late") == "late"
     eventually(
         lambda: api.get(f"/volumes/{waiting['id']}").json()["state"] == "ready", 90, "the volume that waited to be ready"
     )
     assert api.delete(f"/volumes/{waiting['id']}").status_code == 200
+
+
+@pytest.mark.deadline(180)
+def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
+    pair: tuple[Any, Any], volume: Any, mounts: Mounts, s3: int
+) -> None:
+    first, second = pair
+    mounts.write_elsewhere(volume.id, "elsewhere", "from another host\n")
+    eventually(lambda: first.process.exec("test -e volume/elsewhere").exit_code == 0, HEALING_SECONDS, "it to be seen")
+    with ThreadPoolExecutor(1) as beside:
+        os.kill(s3, signal.SIGSTOP)
+        try:
+            reading = beside.submit(run, second, "cat /data/elsewhere")
+            run(first, "echo unhurried > volume/unhurried && cat volume/unhurried")
+            assert run(second, "echo works") == "works"
+            assert not reading.done()
+        finally:
+            os.kill(s3, signal.SIGCONT)
+        assert reading.result(HEALING_SECONDS) == "from another host"
+    eventually((mounts.stored(volume.id) / "unhurried").exists, HEALING_SECONDS, "what was written to be in S3")
 
 
 @pytest.mark.deadline(180)
@@ -255,18 +296,18 @@ def test_it_is_there_again_after_stop_and_start(pair: tuple[Any, Any]) -> None:
 
 @pytest.mark.deadline(180)
 def test_nothing_is_left_of_a_deleted_volume(
-    client: Client, sandboxes: Sandboxes, busybox: str, host: Host, database: Database
+    client: Client, sandboxes: Sandboxes, busybox: str, mounts: Mounts, database: Database
 ) -> None:
     volume = client.wait(client.sdk.volume.create(a_name()))
     mount = VolumeMount(volume_id=volume.id, mount_path="/v")
     parameters = CreateSandboxFromSnapshotParams(snapshot=busybox, volumes=[mount], labels=sandboxes.labels())
     box = client.wait(client.sdk.create(parameters))
     assert client.wait(box.process.exec("echo x > /v/file")).exit_code == 0
-    eventually((host.stored(volume.id) / "file").exists, HEALING_SECONDS, "the file to be in S3")
+    eventually((mounts.stored(volume.id) / "file").exists, HEALING_SECONDS, "the file to be in S3")
     client.wait(box.delete())
     client.wait(client.sdk.volume.delete(volume))
-    eventually(lambda: host.server(volume.id) is None, HEALING_SECONDS, "the volume to be unmounted")
-    eventually(lambda: not host.stored(volume.id).exists(), HEALING_SECONDS, "its files to be gone from S3")
+    eventually(lambda: mounts.server(volume.id) is None, HEALING_SECONDS, "the volume to be unmounted")
+    eventually(lambda: not mounts.stored(volume.id).exists(), HEALING_SECONDS, "its files to be gone from S3")
 
     def is_deleted() -> bool:
         state = database.value("SELECT state FROM volume WHERE id = :'id'", id=volume.id)

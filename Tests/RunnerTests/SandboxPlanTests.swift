@@ -172,7 +172,7 @@ private func allModels() -> [Model] {
     for wish in DesiredState.allCases {
         for state in ObservedState.allCases where state != .destroying || wish == .destroyed {
             for phase in Model.Phase.allCases {
-                for bits in 0..<(state == .error ? 512 : 256) {
+                for bits in 0..<(state == .error ? 256 : 128) {
                     var desired = AssignedSandbox(id: SandboxID.random(), image: "i", toolboxToken: "t")
                     desired.desired = wish
                     desired.epoch = 2
@@ -182,8 +182,9 @@ private func allModels() -> [Model] {
                     desired.recordsTerminals = bits & 1 != 0
                     desired.reported.state = state
                     desired.reported.generation = bits & 2 != 0 ? 5 : 4
-                    desired.reported.hasTimedOut = bits & 256 != 0
-                    if bits & 128 != 0 {
+                    desired.reported.hasTimedOut = bits & 128 != 0
+                    // Half of them mount a volume, whatever else they are.
+                    if bits.nonzeroBitCount % 2 == 1 {
                         desired.volumes = [SandboxVolume(volumeId: .random(), mountPath: "/v")]
                     }
                     desired.reported.containerID = bits & 4 != 0 ? "c" : nil

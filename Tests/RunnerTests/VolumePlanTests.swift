@@ -20,12 +20,23 @@ private struct VolumeModel {
         if !condition { violations.append(what) }
     }
 
+    /// What is left of the grace follows from the row, as it does in the reconciler.
+    mutating func write(_ state: VolumeMountState?) {
+        desired.reported = state
+        guard case .unused = desired.demand else { return }
+        desired.demand =
+            switch state {
+            case .idle: .unused(rest: rest)
+            case .flushing: .unused(rest: .zero)
+            case nil, .mounting, .mounted, .error: .unused(rest: nil)
+            }
+    }
+
     mutating func apply(_ action: VolumeAction) {
         switch action {
         case .report(let state):
             expect(desired.demand != .gone, "reported what is gone")
-            desired.reported = state
-            if state == .idle, case .unused = desired.demand { desired.demand = .unused(rest: rest) }
+            write(state)
         case .hide(let slots): observed.slots.subtract(slots)
         case .clearMount:
             expect(observed.mount != .alive || desired.demand == .gone, "cleared a mount that works")
@@ -51,7 +62,7 @@ private struct VolumeModel {
         case .purge: expect(desired.demand == .gone, "purged what is wanted")
         case .forget:
             expect(observed.mount == .absent && observed.remains == .none, "forgot what is there")
-            desired.reported = nil
+            write(nil)
         }
     }
 
@@ -77,9 +88,7 @@ private let (ours, others) = (
 
 /// Every pair of wish and finding.
 private func allVolumeModels() -> [VolumeModel] {
-    let demands: [VolumeDesired.Demand] = [
-        .used, .unused(rest: nil), .unused(rest: .zero), .unused(rest: .seconds(9)), .gone,
-    ]
+    let demands: [VolumeDesired.Demand] = [.used, .unused(rest: nil), .gone]
     let mounts: [(VolumeObserved.Mount, Bool)] = [
         (.absent, false), (.absent, true), (.stale, false), (.stale, true), (.alive, true),
     ]
@@ -91,13 +100,14 @@ private func allVolumeModels() -> [VolumeModel] {
                     for slots in [[], [ours], [others], [ours, others]] as [Set<VolumeSlot>]
                     where mount != .absent || slots.isEmpty {
                         var desired = VolumeDesired(demand)
-                        desired.reported = reported
                         if demand == .used { (desired.shown, desired.allowed) = ([VolumeView(slot: ours)], [ours]) }
                         var observed = VolumeObserved()
                         (observed.mount, observed.isServed) = (mount, isServed)
                         (observed.remains, observed.slots) = (remains, slots)
                         for rest in [Duration.zero, .seconds(9)] {
-                            models.append(VolumeModel(desired: desired, observed: observed, rest: rest))
+                            var model = VolumeModel(desired: desired, observed: observed, rest: rest)
+                            model.write(reported)
+                            models.append(model)
                         }
                     }
                 }

@@ -16,10 +16,18 @@ enum HostMounts {
     private static let detach: CInt = 2
     private static let noFollow: CInt = 8
 
-    /// On a thread that may block.
+    /// On a thread that may block. They are volumes' own: a large cache that is looked through keeps nothing else waiting.
     static func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-        try await NIOThreadPool.singleton.runIfActive(body)
+        try await threads.runIfActive(body)
     }
+
+    private static let threads: NIOThreadPool = {
+        let pool = NIOThreadPool(numberOfThreads: threadsLimit)
+        pool.start()
+        return pool
+    }()
+
+    private static let threadsLimit = 4
 
     /// A small file system that nobody but us writes to, whose mounts appear in the containers that show a part of it.
     static func mountSlots(at path: String) throws {
@@ -49,8 +57,8 @@ enum HostMounts {
 
     private static let layersLimit = 64
 
-    /// Asks the file system at a path for a sign of life. False for one whose process is gone.
-    static func answers(_ path: String) -> Bool {
+    /// Asks the file system at a path for a sign of life. False for one whose process is gone; hangs where that hangs.
+    static func isAnswering(_ path: String) -> Bool {
         var answer = statvfs()
         return statvfs(path, &answer) == 0
     }

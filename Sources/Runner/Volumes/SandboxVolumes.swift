@@ -20,7 +20,7 @@ struct SandboxVolumes: Sendable {
         let host = try self.host(desired)
         try await requireMounts(desired, host)
         for (slot, volume) in zip(desired.slots, desired.volumes) {
-            try await host.show([VolumeView(slot: slot, subpath: volume.subpath)], of: volume.volumeId)
+            try await host.show(VolumeView(slot: slot, subpath: volume.subpath), of: volume.volumeId)
             guard try await host.isShown(volume.volumeId, at: volume.mountPath, to: process) else {
                 throw RunnerError(
                     .volume,

@@ -33,23 +33,23 @@ package struct VolumeHost: Sendable {
     // MARK: - Looking
 
     func observe(_ volume: VolumeID) async throws -> VolumeObserved {
-        try await HostMounts.run {
-            var observed = VolumeObserved()
-            let (table, point) = (try MountTable.read(), folders.mountPoint(of: volume))
-            if let mount = table.top(at: point) {
-                observed.mount = HostMounts.answers(point) ? .alive : .stale
-                observed.slots = Set(
-                    table.entries.filter { $0.device == mount.device }.compactMap { folders.slot(at: $0.point) }
-                )
-            }
-            guard observed.mount != .alive else {
-                observed.remains = .clean
-                return observed
-            }
-            observed.isServed = !VolumeProcesses.serving(point).isEmpty
-            observed.remains = try remains(of: volume)
+        var observed = VolumeObserved()
+        let point = folders.mountPoint(of: volume)
+        let table = try await HostMounts.run { try MountTable.read() }
+        if let mount = table.top(at: point) {
+            observed.mount = try await VolumeCalls.shared.isAlive(point) ? .alive : .stale
+            observed.slots = Set(
+                table.entries.filter { $0.device == mount.device }.compactMap { folders.slot(at: $0.point) }
+            )
+        }
+        guard observed.mount != .alive else {
+            observed.remains = .clean
             return observed
         }
+        (observed.isServed, observed.remains) = try await HostMounts.run {
+            (!VolumeProcesses.serving(point).isEmpty, try remains(of: volume))
+        }
+        return observed
     }
 
     private func remains(of volume: VolumeID) throws -> VolumeObserved.Remains {
@@ -160,24 +160,21 @@ package struct VolumeHost: Sendable {
         }
     }
 
-    /// Shows parts of a volume in slots. What is shown already stays.
-    func show(_ views: [VolumeView], of volume: VolumeID) async throws {
-        try await HostMounts.run {
-            for view in views { try show(view, of: volume) }
-        }
+    /// Shows a part of a volume in a slot that was prepared. What is shown already stays.
+    func show(_ view: VolumeView, of volume: VolumeID) async throws {
+        try await VolumeCalls.shared.work(on: volume) { try showNow(view, of: volume) }
     }
 
-    private func show(_ view: VolumeView, of volume: VolumeID) throws {
+    private func showNow(_ view: VolumeView, of volume: VolumeID) throws {
         let (path, root) = (folders.path(of: view.slot), folders.mountPoint(of: volume))
         let table = try MountTable.read()
         guard let device = table.top(at: root)?.device else {
             throw RunnerError(.changedMeanwhile, "volume \(volume) is not mounted any more")
         }
         if table.top(at: path)?.device == device { return }
-        try folders.makeFolder(path, mode: 0o755)
-        try HostMounts.clear(path)
         let folder = try HostMounts.open(view.subpath, below: root)
         defer { close(folder) }
+        try HostMounts.clear(path)
         try HostMounts.show(folder, at: path)
     }
 
@@ -210,7 +207,8 @@ package struct VolumeHost: Sendable {
     /// Whether it is mounted and answers.
     func isMounted(_ volume: VolumeID) async throws -> Bool {
         let point = folders.mountPoint(of: volume)
-        return try await HostMounts.run { try MountTable.read().top(at: point) != nil && HostMounts.answers(point) }
+        guard try await HostMounts.run({ try MountTable.read().top(at: point) }) != nil else { return false }
+        return try await VolumeCalls.shared.isAlive(point)
     }
 }
 

@@ -8,13 +8,19 @@ import FoundationEssentials
 /// The processes of rclone that serve mounts of ours, found by what they were started with. They are nobody's children, so
 /// there is nothing to wait for but their end.
 enum VolumeProcesses {
-    /// All processes that serve a mount point. Blocks for a few milliseconds.
+    /// All processes that serve a mount point. Blocks for a few milliseconds. What runs in a sandbox may bear any arguments it
+    /// likes, but not our process namespace.
     static func serving(_ mountPoint: String) -> [pid_t] {
+        let ours = namespace(of: "self")
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         return names.compactMap { pid_t($0) }.filter { pid in
             guard let data = try? Data(contentsOf: URL(filePath: "/proc/\(pid)/cmdline")) else { return false }
-            return isServing(mountPoint, arguments: data)
+            return isServing(mountPoint, arguments: data) && namespace(of: "\(pid)") == ours
         }
+    }
+
+    private static func namespace(of process: String) -> String? {
+        try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process)/ns/pid")
     }
 
     /// `rclone`, NUL, `mount`, NUL, …, and the mount point as a word of its own.

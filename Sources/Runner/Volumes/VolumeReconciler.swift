@@ -93,13 +93,27 @@ package struct VolumeReconciler: Sendable {
         case .hide(let slots): try await host.hide(slots)
         case .clearMount: try await host.clearMount(of: volume)
         case .mount: try await host.mount(volume)
-        case .show(let views): try await host.show(views, of: volume)
+        case .show(let views): for view in views { try await show(view, volume) }
         case .unmount: try await host.unmount(volume)
         case .removeFolder(let evenUnsaved): try await host.removeFolder(of: volume, evenUnsaved: evenUnsaved)
         case .purge: try await host.rclone.purge(volume)
         case .forget: try await parts.queries.forgetMount(of: volume)
         }
         try await FaultPoint.hit("after-volume-\(action.name)")
+    }
+
+    /// In a container that runs. What keeps one from it (a link where its subpath was) keeps no other; each survey tries again.
+    private func show(_ view: VolumeView, _ volume: VolumeID) async throws {
+        do {
+            try await host.show(view, of: volume)
+        } catch let error as RunnerError where error.code == .volume {
+            parts.logger.warning(
+                "a sandbox cannot see its volume",
+                metadata: [
+                    "sandbox.id": "\(view.slot.sandbox)", "volume.id": "\(volume)", "error": "\(error.message)",
+                ]
+            )
+        }
     }
 }
 

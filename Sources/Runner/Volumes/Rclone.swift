@@ -62,6 +62,13 @@ struct Rclone: Sendable {
         return answer.diskCache.uploadsInProgress + answer.diskCache.uploadsQueued
     }
 
+    /// A folder of a mounted volume is read anew from S3 before it is shown the next time.
+    func forgetListing(of subpath: String, in volume: VolumeID) async throws {
+        // Of a file, and be it none: its folder is marked. Of the folder itself, its views would part from it.
+        let arguments = ["rc", "--unix-socket", folders.socket(of: volume), "vfs/forget", "file=\(subpath)/-"]
+        try await run(arguments, within: Self.commandLimit)
+    }
+
     /// The bucket is there, and may be listed, when this returns.
     func ensureBucket() async throws {
         do {

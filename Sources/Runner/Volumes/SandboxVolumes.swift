@@ -1,4 +1,5 @@
 import Domain
+import Logging
 import Store
 
 /// What a pass of a sandbox does about its volumes.
@@ -12,6 +13,21 @@ struct SandboxVolumes: Sendable {
         let host = try self.host(desired)
         try await requireMounts(desired, host)
         try await host.prepareSlots(desired.slots)
+        for (slot, volume) in zip(desired.slots, desired.volumes) {
+            await freshen(VolumeView(slot: slot, subpath: volume.subpath), of: volume.volumeId, host)
+        }
+    }
+
+    /// Without it, what was just written is seen some seconds later: no reason to fail.
+    private func freshen(_ view: VolumeView, of volume: VolumeID, _ host: VolumeHost) async {
+        do {
+            try await host.freshen(view, of: volume)
+        } catch {
+            parts.logger.warning(
+                "a volume may show older files for a few seconds",
+                metadata: ["sandbox.id": "\(view.slot.sandbox)", "volume.id": "\(volume)", "error": "\(error)"]
+            )
+        }
     }
 
     /// The volumes are seen in the container, which runs; nothing of the user's runs in it before.

@@ -160,6 +160,21 @@ package struct VolumeHost: Sendable {
         }
     }
 
+    /// A view that is about to be made shows what was written through earlier ones. Those of a subpath hold on to a folder that
+    /// rclone may have forgotten; then what they write is seen by others once it is in S3. Waits for that, but not for an S3 that
+    /// is slow or away.
+    func freshen(_ view: VolumeView, of volume: VolumeID) async throws {
+        guard let subpath = view.subpath else { return }
+        let deadline = ContinuousClock.now + Self.uploadPatience
+        while try await rclone.pendingUploads(of: volume) > 0, ContinuousClock.now < deadline {
+            try await Task.sleep(for: Self.uploadPollInterval)
+        }
+        try await rclone.forgetListing(of: subpath, in: volume)
+    }
+
+    private static let uploadPatience: Duration = .seconds(5)
+    private static let uploadPollInterval: Duration = .milliseconds(200)
+
     /// Shows a part of a volume in a slot that was prepared. What is shown already stays.
     func show(_ view: VolumeView, of volume: VolumeID) async throws {
         try await VolumeCalls.shared.work(on: volume) { try showNow(view, of: volume) }

@@ -190,7 +190,8 @@ def test_many_files_and_a_large_one_survive_the_runner(
     written = run(first, f"cd volume && {names}", 300)
     started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
     server = mounts.server(volume.id)
-    stack.restart("runner")
+    stack.kill("runner")
+    stack.start("runner")
     assert mounts.server(volume.id) == server, "the mount did not outlive the runner"
     assert [engine.container(each.id)["State"]["StartedAt"] for each in pair] == started
     assert run(second, f"cd /data && {names}", 300) == written

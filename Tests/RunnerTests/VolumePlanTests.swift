@@ -180,6 +180,8 @@ private func allVolumeModels() -> [VolumeModel] {
         #expect(running.shown == [VolumeView(slot: ours, subpath: "a")])
         #expect(look([user(.started, .starting)]).shown.isEmpty, "its own pass shows it")
         #expect(look([user(.stopped, .started)]).demand == .used, "it runs still")
+        #expect(look([user(.destroyed, .started)]).demand == .used, "it may run still")
+        #expect(look([user(.destroyed, .started)]).shown.isEmpty, "its slots may be gone")
         #expect(look([user(.stopped, .stopped)]).demand == .unused(rest: nil))
         #expect(look([user(.started, .error)]).demand == .unused(rest: nil))
         #expect(look([user(.started, .error)], isAwaited: true).demand == .used, "a pass asks for it")

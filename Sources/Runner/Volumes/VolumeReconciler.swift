@@ -78,7 +78,8 @@ package struct VolumeReconciler: Sendable {
         var desired = VolumeDesired(
             needing.isEmpty && !isAwaited ? .unused(rest: reported.flatMap { $0.rest(of: grace) }) : .used
         )
-        desired.shown = views.filter { $0.user.reported == .started }.map(\.view)
+        // What is to be destroyed may be gone by now, and its slots with it.
+        desired.shown = views.filter { $0.user.reported == .started && $0.user.desired != .destroyed }.map(\.view)
         desired.allowed = Set(needing.map(\.view.slot))
         desired.reported = reported?.state
         return desired

@@ -45,6 +45,7 @@ extension Target.Dependency {
     static let httpTypes = product(name: "HTTPTypes", package: "swift-http-types")
     static let hummingbird = product(name: "Hummingbird", package: "hummingbird")
     static let hummingbirdCore = product(name: "HummingbirdCore", package: "hummingbird")
+    static let hummingbirdTLS = product(name: "HummingbirdTLS", package: "hummingbird")
     static let logging = product(name: "Logging", package: "swift-log")
     static let nioCore = product(name: "NIOCore", package: "swift-nio")
     static let nioEmbedded = product(name: "NIOEmbedded", package: "swift-nio")
@@ -101,9 +102,8 @@ let targets: [Target] = [
     library(
         "API",
         [
-            "Domain", "Limiting", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .httpTypes, .logging,
-            .nioCore,
-            .nioFoundation, .nioHTTPTypes, .serviceLifecycle,
+            "Domain", "Limiting", "Postgres", "Store", .crypto, .hummingbird, .hummingbirdCore, .hummingbirdTLS,
+            .httpTypes, .logging, .nioCore, .nioFoundation, .nioHTTPTypes, .nioSSL, .serviceLifecycle,
         ]
     ),
     library(

@@ -37,6 +37,19 @@ package struct HostFirewall: Hashable, Sendable {
         try checkAllowedRanges()
     }
 
+    /// The same rules for another bridge. Throws `.invalidHost`.
+    package func guarding(bridge: String, subnet: IPv4Range, tag: String) throws(FirewallError) -> HostFirewall {
+        try HostFirewall(
+            tag: tag,
+            bridge: bridge,
+            subnet: subnet,
+            resolvers: resolvers,
+            allowedPrivateRanges: allowedPrivateRanges,
+            deniedRanges: deniedRanges,
+            allowsSMTP: allowsSMTP
+        )
+    }
+
     private func checkBridge() throws(FirewallError) {
         let isName = bridge.utf8.allSatisfy { byte in
             switch byte {
@@ -117,20 +130,32 @@ package struct SandboxFirewall: Hashable, Sendable {
     package let sandbox: String
     /// The placement's fencing token.
     package let epoch: Int64
-    /// The only source address it may use.
-    package let address: IPv4Address
+    /// The only source addresses it may use.
+    package let source: IPv4Range
     package let egress: EgressPolicy
 
     package init(slot: Int, sandbox: String, epoch: Int64, address: IPv4Address, egress: EgressPolicy) {
+        self.init(slot: slot, sandbox: sandbox, epoch: epoch, source: IPv4Range(address), egress: egress)
+    }
+
+    /// One entry for a whole network whose members nobody tells apart: the steps of one build, alone on their bridge.
+    package init(slot: Int, network id: String, addresses: IPv4Range, egress: EgressPolicy) {
+        self.init(slot: slot, sandbox: id, epoch: 1, source: addresses, egress: egress)
+    }
+
+    private init(slot: Int, sandbox: String, epoch: Int64, source: IPv4Range, egress: EgressPolicy) {
         self.slot = slot
         self.sandbox = sandbox
         self.epoch = epoch
-        self.address = address
+        self.source = source
         self.egress = egress
     }
 
-    /// The only hardware address that it may use with it: its interface must be made with this one.
-    package var hardwareAddress: HardwareAddress { HardwareAddress(of: address) }
+    /// The first of its addresses: of a sandbox, the only one.
+    package var address: IPv4Address { source.address }
+
+    /// The only hardware address that a sandbox may use with its address: its interface must be made with this one.
+    package var hardwareAddress: HardwareAddress? { source.prefixLength == 32 ? HardwareAddress(of: address) : nil }
 
     /// Slots are 0…65535.
     package static let slots = 0...65535

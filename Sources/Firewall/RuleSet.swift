@@ -42,7 +42,7 @@ extension RuleSet {
         let ordered = sandboxes.sorted { $0.slot < $1.slot }
         let dispatch = ordered.map {
             Rule(
-                source: IPv4Range($0.address),
+                source: $0.source,
                 hardwareSource: $0.hardwareAddress,
                 comment: $0.stamp(host),
                 .goTo(names.sandbox($0.slot))

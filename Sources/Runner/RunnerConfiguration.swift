@@ -126,6 +126,12 @@ package struct RunnerPace: Sendable, Hashable {
     package var snapshotPullLimit: Duration = .seconds(50 * 60)
     /// The largest image that a snapshot may have.
     package var imageBytesLimit: Int64 = 64 << 30
+    /// For one build.
+    package var buildLimit: Duration = .seconds(30 * 60)
+    /// What one step of a build may use. The disk is limited where the storage driver can (`DiskQuotas`).
+    package var buildCPUs = 2.0
+    package var buildMemoryBytes: Int64 = 2 << 30
+    package var buildDiskBytes: Int64 = 20 << 30
     /// The cache of images is looked through so often.
     package var cacheInterval: Duration = .seconds(30)
     /// An image of the internal registry that nothing is for is kept for so long.

@@ -15,6 +15,7 @@ package struct RunnerParts: Sendable {
     package let pace: RunnerPace
     package let logger: Logger
     package let network: SandboxNetwork
+    package let kernel: KernelFirewall
     package let firewall: FirewallKeeper
     package let table: ContainerTable
     package let crashes: CrashLedger
@@ -57,6 +58,7 @@ package struct RunnerParts: Sendable {
             runner: identity,
             logger: logger
         )
+        self.kernel = kernel
         firewall = FirewallKeeper(kernel: kernel, host: try Self.hostFirewall(configuration, blueprint), logger: logger)
         crashes = CrashLedger()
         attempts = AttemptLedger()

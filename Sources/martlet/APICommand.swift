@@ -23,6 +23,22 @@ struct APICommand: AsyncParsableCommand {
     var defaultSnapshot = Environment["MARTLET_DEFAULT_SNAPSHOT"] ?? "default"
     @Option(help: "Region for a sandbox that names none, where its organization has no default. [MARTLET_REGION]")
     var region: String?
+    @Option(
+        help:
+            "Where clients reach this API, without a slash at the end; whatever host they ask otherwise. [MARTLET_API_PUBLIC_URL]"
+    )
+    var publicURL: String?
+    @Option(help: "Address to serve the same interface at over TLS. [MARTLET_API_TLS_LISTEN]")
+    var tlsListen: ListenAddress?
+    @Option(help: "Its certificate with the chain, in PEM. [MARTLET_API_TLS_CERTIFICATE]")
+    var tlsCertificate: String?
+    @Option(help: "The certificate's key, in PEM. [MARTLET_API_TLS_KEY]")
+    var tlsKey: String?
+    @Option(
+        help:
+            "Where clients upload the files of builds: https://HOST/api/storage of an API, behind a certificate that they trust. [MARTLET_STORAGE_URL]"
+    )
+    var storageURL: String?
     @Option(help: "Connections to Postgres. [MARTLET_DATABASE_CONNECTIONS]")
     var databaseConnections = Environment.integer("MARTLET_DATABASE_CONNECTIONS", default: 10)
 
@@ -42,6 +58,11 @@ struct APICommand: AsyncParsableCommand {
             ),
             SettingLine(flag: "--default-snapshot", variable: "MARTLET_DEFAULT_SNAPSHOT", value: defaultSnapshot),
             SettingLine(flag: "--region", variable: "MARTLET_REGION", value: region ?? Environment["MARTLET_REGION"]),
+            SettingLine(flag: "--public-url", variable: "MARTLET_API_PUBLIC_URL", value: chosenPublicURL),
+            SettingLine(flag: "--tls-listen", variable: "MARTLET_API_TLS_LISTEN", value: chosenTLSListen?.description),
+            SettingLine(flag: "--tls-certificate", variable: "MARTLET_API_TLS_CERTIFICATE", value: chosenCertificate),
+            SettingLine(flag: "--tls-key", variable: "MARTLET_API_TLS_KEY", value: chosenKey),
+            SettingLine(flag: "--storage-url", variable: "MARTLET_STORAGE_URL", value: chosenStorageURL),
             SettingLine(
                 flag: "--database-connections",
                 variable: "MARTLET_DATABASE_CONNECTIONS",
@@ -66,7 +87,42 @@ struct APICommand: AsyncParsableCommand {
             version: Martlet.version
         )
         configuration.secrets = try SecretBox.ofEnvironment()
-        let api = buildAPI(configuration, APIDependencies(database: pool, databaseConfiguration: postgres, logger: log))
+        configuration.publicURL = chosenPublicURL
+        configuration.storageURL = try checkedStorageURL
+        configuration.tls = try tls
+        let api = try buildAPI(
+            configuration,
+            APIDependencies(database: pool, databaseConfiguration: postgres, logger: log)
+        )
         try await runServices([PoolService(pool: pool)] + api.services, log: log)
+    }
+
+    private var chosenPublicURL: String? { publicURL ?? Environment["MARTLET_API_PUBLIC_URL"] }
+    private var chosenTLSListen: ListenAddress? {
+        tlsListen ?? Environment["MARTLET_API_TLS_LISTEN"].flatMap { ListenAddress(argument: $0) }
+    }
+    private var chosenCertificate: String? { tlsCertificate ?? Environment["MARTLET_API_TLS_CERTIFICATE"] }
+    private var chosenKey: String? { tlsKey ?? Environment["MARTLET_API_TLS_KEY"] }
+    private var chosenStorageURL: String? { storageURL ?? Environment["MARTLET_STORAGE_URL"] }
+
+    private var tls: TLSListener? {
+        get throws {
+            guard let listen = chosenTLSListen else { return nil }
+            guard let certificate = chosenCertificate, let key = chosenKey else {
+                throw ValidationError("--tls-listen needs --tls-certificate and --tls-key")
+            }
+            return TLSListener(host: listen.host, port: listen.port, certificatePath: certificate, keyPath: key)
+        }
+    }
+
+    /// The SDK uploads to nothing but https.
+    private var checkedStorageURL: String? {
+        get throws {
+            guard let url = chosenStorageURL else { return nil }
+            guard url.hasPrefix("https://"), !url.hasSuffix("/") else {
+                throw ValidationError("--storage-url is \(url); it must begin with https:// and not end in a slash")
+            }
+            return url
+        }
     }
 }

@@ -31,7 +31,12 @@ import Testing
         (#"{"name":"a","imageName":"a:1","sandboxClass":"windows"}"#, 400, ["sandboxClass", "container"]),
         (#"{"name":"a","imageName":"a:1","regionId":"mars"}"#, 404, ["mars", "test"]),
         (#"{"name":"a","imageName":"a:1","colour":"red"}"#, 400, ["colour"]),
-        (#"{"name":"a","buildInfo":{"dockerfileContent":"FROM x"}}"#, 501, ["buildInfo"]),
+        (#"{"name":"a","buildInfo":{"dockerfileContent":"RUN x"}}"#, 400, ["buildInfo", "line 1", "FROM"]),
+        (#"{"name":"a","buildInfo":{"dockerfileContent":"FROM 10.0.0.1/x"}}"#, 400, ["buildInfo", "private"]),
+        (
+            #"{"name":"a","imageName":"a:1","buildInfo":{"dockerfileContent":"FROM x"}}"#, 400,
+            ["imageName", "buildInfo"]
+        ),
     ]
 
     @Test func everyBadFieldIsNamedAndNothingIsWritten() async throws {

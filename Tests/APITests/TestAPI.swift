@@ -43,7 +43,7 @@ struct TestAPI: Sendable {
         _ body: @Sendable @escaping (TestAPI) async throws -> Void
     ) async throws {
         let (ports, port) = AsyncStream<Int>.makeStream()
-        let api = buildAPI(
+        let api = try buildAPI(
             configuration,
             APIDependencies(database: pool, databaseConfiguration: login, logger: TestStack.logger)
         ) { port.yield($0) }

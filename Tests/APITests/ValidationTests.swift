@@ -40,7 +40,16 @@ import Testing
             #"{"snapshot":"default","buildInfo":{"dockerfileContent":"FROM x"},"cpu":1}"#, 400,
             ["snapshot and cpu", "buildInfo"]
         ),
-        (#"{"buildInfo":{"dockerfileContent":"FROM x"}}"#, 501, ["buildInfo"]),
+        (#"{"buildInfo":"FROM x"}"#, 400, ["buildInfo", "object"]),
+        (#"{"buildInfo":{"dockerfileContent":"FROM x","dockerfile":1}}"#, 400, ["buildInfo", "dockerfile"]),
+        (#"{"buildInfo":{"dockerfileContent":"FROM x\nADD http://x /x"}}"#, 400, ["buildInfo", "line 2", "ADD"]),
+        (#"{"buildInfo":{"dockerfileContent":"FROM 169.254.169.254/x"}}"#, 400, ["buildInfo", "private"]),
+        (#"{"buildInfo":{"dockerfileContent":"FROM x","contextHashes":["../x"]}}"#, 400, ["contextHashes", "MD5"]),
+        (
+            #"{"buildInfo":{"dockerfileContent":"FROM x","contextHashes":["\#(String(repeating: "0", count: 32))"]}}"#,
+            400,
+            ["contextHashes", "not uploaded"]
+        ),
         (#"{"volumes":[{"volumeId":"v","mountPath":"/v"}]}"#, 400, ["volume 'v' does not exist"]),
         (#"{"volumes":{}}"#, 400, ["volumes is an object"]), (#"{"volumes":["v"]}"#, 400, ["objects only"]),
         (#"{"volumes":[{"mountPath":"/v"}]}"#, 400, ["volumes[0].volumeId is missing"]),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
+import httpx
 import pytest
 
+from Rig.database import Database
+from Rig.engine import Engine
+from Rig.registry import UserRegistry
 from Rig.sandboxes import Client, Sandboxes
 
 
@@ -35,3 +39,21 @@ def small(sandboxes: Sandboxes, busybox: str) -> Iterator[Any]:
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
     yield made
     sandboxes.remove([made.id])
+
+
+@pytest.fixture(scope="module")
+def registry(engine: Engine, database: Database, busybox: str) -> Iterator[UserRegistry]:
+    """A user's registry, for the module."""
+    made = UserRegistry(engine, database)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def login(api: httpx.Client, registry: UserRegistry) -> Iterator[str]:
+    """The organization's login for that registry; its id."""
+    body = {"name": f"test-{registry.host}", "url": registry.host, "username": registry.username, "password": registry.password}
+    answer = api.post("/docker-registry", json=body)
+    assert answer.status_code == 201, answer.text
+    yield answer.json()["id"]
+    assert api.delete(f"/docker-registry/{answer.json()['id']}").status_code == 204

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Iterator
 
 import httpx
 import pytest
 
 from Rig.database import Database, DatabaseError
-from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.registry import UserRegistry
 from Rig.waiting import eventually
@@ -19,13 +17,6 @@ from Rig.wire import check_error
 
 BUSYBOX = "martlet/busybox:test"
 SECRET = "n0b0dy-sees-this"
-
-
-@pytest.fixture(scope="module")
-def registry(engine: Engine, database: Database, busybox: str) -> Iterator[UserRegistry]:
-    made = UserRegistry(engine, database)
-    yield made
-    made.close()
 
 
 def test_a_password_goes_in_and_never_comes_out(api: httpx.Client, database: Database, environment: Environment) -> None:

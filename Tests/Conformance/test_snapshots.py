@@ -24,23 +24,6 @@ MADE_SECONDS = 40
 
 
 @pytest.fixture(scope="module")
-def registry(engine: Engine, database: Database, busybox: str) -> Iterator[UserRegistry]:
-    made = UserRegistry(engine, database)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def login(api: httpx.Client, registry: UserRegistry) -> Iterator[str]:
-    """The organization's login for that registry; its id."""
-    body = {"name": "test", "url": registry.host, "username": registry.username, "password": registry.password}
-    answer = api.post("/docker-registry", json=body)
-    assert answer.status_code == 201, answer.text
-    yield answer.json()["id"]
-    assert api.delete(f"/docker-registry/{answer.json()['id']}").status_code == 204
-
-
-@pytest.fixture(scope="module")
 def workers() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as pool:
         yield pool

@@ -34,7 +34,12 @@ import Testing
 
     @Test func statesOfTheViewAreKnownToClients() async throws {
         try await TestDatabase.with { database in
-            let row = try await database.owner.queryFirst("SELECT pg_get_functiondef('public_state'::regproc) AS body")
+            let row = try await database.owner.queryFirst(
+                """
+                SELECT string_agg(pg_get_functiondef(name::regproc), '') AS body
+                FROM unnest(ARRAY['public_state', 'state_with_image', 'waiting_state']) AS name
+                """
+            )
             let body: String = try row!["body"]
             for match in body.matches(of: /(?:THEN|ELSE) '([a-z_]+)'/) {
                 #expect(PublicState(rawValue: String(match.1)) != nil, "\(match.1)")

@@ -48,6 +48,12 @@ struct SandboxRoutes: Sendable {
         guard let made = try await database.sandboxes.find(new.id, in: caller.organization) else {
             throw APIError.conflict("the sandbox was deleted while it was made")
         }
+        // Clients follow a build's log only if they are answered before it begins, so they are, whoever was quicker.
+        if made.state == .pendingBuild || made.state == .buildingSnapshot {
+            var wire = SandboxWire(made, toolboxProxyURL: configuration.toolboxProxyURL)
+            wire.state = PublicState.pendingBuild.rawValue
+            return try .json(wire)
+        }
         let held = try await sandboxes.hold(made, for: caller, atMost: sandboxes.limits.createHold) {
             $0.isSettledStarting
         }
@@ -60,7 +66,13 @@ struct SandboxRoutes: Sendable {
         }
         let wanted = try CreateSandboxWire(body, for: organization)
         let region = try await region(wanted.target, for: organization)
-        let snapshot = try await snapshot(wanted.snapshot, for: caller.organization)
+        let volumes = try await volumes(wanted.volumes, for: caller)
+        let snapshot =
+            if let source = wanted.source {
+                try await image(source, in: region, for: caller.organization)
+            } else {
+                try await snapshot(wanted.snapshot, for: caller.organization)
+            }
         try await judgeGPUs(wanted, in: region)
         var new = NewSandbox(
             organizationID: caller.organization,
@@ -68,7 +80,7 @@ struct SandboxRoutes: Sendable {
             snapshot: snapshot,
             name: wanted.name
         )
-        new.volumes = try await volumes(wanted.volumes, for: caller)
+        new.volumes = volumes
         wanted.apply(to: &new, of: organization)
         return new
     }
@@ -121,6 +133,20 @@ struct SandboxRoutes: Sendable {
             volumes.append(SandboxVolume(volumeId: found.id, mountPath: mount.mountPath, subpath: mount.subpath))
         }
         return volumes
+    }
+
+    /// The hidden snapshot of an image or a build. It need not be there yet: the sandbox waits for it.
+    private func image(_ source: ImageSource, in region: String, for organization: OrganizationID) async throws
+        -> SnapshotRecord
+    {
+        try await source.admit(by: RegistryGate(database: database))
+        return try await translatingErrors {
+            if let image = source.plainImage {
+                try await database.builds.requestImage(image, in: region, of: organization)
+            } else {
+                try await database.builds.requestBuild(source.definition, in: region, of: organization)
+            }
+        }
     }
 
     /// Without such a GPU in the region the sandbox would wait for ever.

@@ -74,7 +74,9 @@ struct SnapshotRoutes: Sendable {
             throw APIError.notFound("the key's organization is gone")
         }
         let wanted = try CreateSnapshotWire(try await call.object(), for: organization)
-        try await RegistryGate(database: database).admit(wanted.image, field: "imageName")
+        let gate = RegistryGate(database: database)
+        if let image = wanted.image { try await gate.admit(image, field: "imageName") }
+        try await wanted.source?.admit(by: gate)
         let new = try await newSnapshot(wanted, for: organization)
         do {
             try await database.snapshots.insert(new, by: caller.actor)
@@ -89,7 +91,11 @@ struct SnapshotRoutes: Sendable {
     private func newSnapshot(_ wanted: CreateSnapshotWire, for organization: OrganizationRecord) async throws
         -> NewSnapshot
     {
-        var new = NewSnapshot(organizationID: organization.id, name: wanted.name, imageName: wanted.image.description)
+        var new = NewSnapshot(organizationID: organization.id, name: wanted.name, imageName: wanted.image?.description)
+        if let definition = wanted.source?.definition {
+            try await translatingErrors { try await database.builds.use(definition.contextHashes, in: organization.id) }
+            new.buildInfo = try definition.json
+        }
         new.cpu = wanted.size.cpu ?? new.cpu
         new.memoryGib = wanted.size.memoryGib ?? new.memoryGib
         new.diskGib = wanted.size.diskGib ?? new.diskGib

@@ -20,7 +20,6 @@ enum UnsupportedRoutes {
         GET /jobs list_jobs
         GET /jobs/poll poll_jobs
         POST /jobs/{jobId}/status update_job_status
-        GET /object-storage/push-access get_push_access
         POST /organizations/invitations/{invitationId}/accept accept_organization_invitation
         POST /organizations/{organizationId}/invitations/{invitationId}/cancel cancel_organization_invitation
         POST /organizations create_organization
@@ -86,8 +85,6 @@ enum UnsupportedRoutes {
         POST /sandbox/{sandboxIdOrName}/snapshot create_sandbox_snapshot
         POST /sandbox/{sandboxIdOrName}/ports/{port}/signed-preview-url/{token}/expire expire_signed_port_preview_url
         POST /sandbox/{sandboxIdOrName}/fork fork_sandbox
-        GET /sandbox/{sandboxIdOrName}/build-logs get_build_logs
-        GET /sandbox/{sandboxIdOrName}/build-logs-url get_build_logs_url
         GET /sandbox/{sandboxId}/organization get_organization_by_sandbox_id
         GET /sandbox/{sandboxIdOrName}/ports/{port}/preview-url get_port_preview_url
         GET /sandbox/{sandboxId}/region-quota get_region_quota_by_sandbox_id
@@ -109,8 +106,6 @@ enum UnsupportedRoutes {
         GET /secret list_secrets
         GET /secret/paginated list_secrets_paginated
         PATCH /secret/{secretId} update_secret
-        GET /snapshots/{id}/build-logs get_snapshot_build_logs
-        GET /snapshots/{id}/build-logs-url get_snapshot_build_logs_url
         POST /users/privacy-policies/accept accept_privacy_policies
         POST /users/me/pending-sso-links/{id}/confirm confirm_pending_sso_link
         DELETE /users/me/pending-sso-links/{id} dismiss_pending_sso_link

@@ -1,8 +1,10 @@
 import Hummingbird
 import HummingbirdCore
+import HummingbirdTLS
 import Limiting
 package import Logging
 import NIOCore
+import NIOSSL
 package import Postgres
 package import ServiceLifecycle
 import Store
@@ -35,11 +37,13 @@ package struct ComposedAPI: Sendable {
 /// Puts an API together; the one place where this is done, for main and for tests.
 ///
 /// - Parameter onServerRunning: called with the port once requests are taken.
+/// Throws where the TLS certificate or its key cannot be read.
 package func buildAPI(
     _ configuration: APIConfiguration,
     _ dependencies: APIDependencies,
-    onServerRunning: @escaping @Sendable (_ port: Int) async -> Void = { _ in }
-) -> ComposedAPI {
+    onServerRunning: @escaping @Sendable (_ port: Int) async -> Void = { _ in },
+    onTLSServerRunning: @escaping @Sendable (_ port: Int) async -> Void = { _ in }
+) throws -> ComposedAPI {
     let (database, limits, logger) = (dependencies.database, configuration.limits, dependencies.logger)
     let cache = KeyCache(limits: limits)
     let feed = ChangeFeed(dependencies.databaseConfiguration, logger: logger) { cache.heed($0) }
@@ -60,14 +64,17 @@ package func buildAPI(
         + SSHAccessRoutes(sandboxes: sandboxes, configuration: configuration).routes
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
+        + BuildLogRoutes(sandboxes: sandboxes, configuration: configuration).routes
+        + StorageRoutes(database: database, configuration: configuration).routes
         + VolumeRoutes(database: database, limits: limits).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
     let addresses = PlaceCounts<Place>(limit: limits.connectionsPerAddressLimit)
     let responder = APIResponder(routes: RouteTable(routes), authenticator: authenticator, limits: limits)
+    let plain = HTTPServerBuilder { ClientChannel(responder: $0, limits: limits, addresses: addresses) }
     let server = Application(
         responder: responder,
-        server: HTTPServerBuilder { ClientChannel(responder: $0, limits: limits, addresses: addresses) },
+        server: plain,
         configuration: .init(
             address: .hostname(configuration.host, port: configuration.port),
             backlog: 1024,
@@ -76,6 +83,33 @@ package func buildAPI(
         onServerRunning: { channel in await onServerRunning(channel.localAddress?.port ?? configuration.port) },
         logger: logger
     )
+    let secured = try configuration.tls.map { tls in
+        Application(
+            responder: responder,
+            server: try .tls(plain, tlsConfiguration: try tls.settings),
+            configuration: .init(
+                address: .hostname(tls.host, port: tls.port),
+                backlog: 1024,
+                availableConnectionsDelegate: MaximumAvailableConnections(limits.connectionLimit)
+            ),
+            onServerRunning: { channel in await onTLSServerRunning(channel.localAddress?.port ?? tls.port) },
+            logger: logger
+        )
+    }
     let housekeeper = Housekeeper(database: database, interval: limits.housekeepingInterval, logger: logger)
-    return ComposedAPI(services: [feed, uses, housekeeper, server], routes: routes, feed: feed)
+    let servers: [any Service] = [server] + (secured.map { [$0] } ?? [])
+    return ComposedAPI(services: [feed, uses, housekeeper] + servers, routes: routes, feed: feed)
+}
+
+extension TLSListener {
+    fileprivate var settings: TLSConfiguration {
+        get throws {
+            let chain = try NIOSSLCertificate.fromPEMFile(certificatePath)
+            let key = try NIOSSLPrivateKey(file: keyPath, format: .pem)
+            return .makeServerConfiguration(
+                certificateChain: chain.map { .certificate($0) },
+                privateKey: .privateKey(key)
+            )
+        }
+    }
 }

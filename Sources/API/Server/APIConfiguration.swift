@@ -10,6 +10,13 @@ package struct APIConfiguration: Sendable {
     /// Where previews will be: `http://{{PORT}}-{{sandboxId}}.localhost:4000`.
     package var previewURLTemplate: String
     package var dashboardURL: String
+    /// Where clients reach this API, without a slash at the end; nil for whatever host they ask.
+    package var publicURL: String?
+    /// Where clients upload the files of builds: https, with a certificate that their machines trust. Ends in `/api/storage` of
+    /// any API. Nil where there is none.
+    package var storageURL: String?
+    /// The same interface over TLS, on a port of its own; nil for none.
+    package var tls: TLSListener?
     /// Where users reach the SSH gateway.
     package var sshGateway: SSHGatewayAddress
     /// The region for a create without `target`, where the organization has no default; nil takes the oldest.
@@ -41,6 +48,22 @@ package struct APIConfiguration: Sendable {
         self.defaultRegion = defaultRegion
         self.defaultSnapshot = defaultSnapshot
         self.version = version
+    }
+}
+
+/// A port that speaks TLS.
+package struct TLSListener: Sendable {
+    package var host: String
+    package var port: Int
+    /// Files in PEM: the certificate with its chain, and its key.
+    package var certificatePath: String
+    package var keyPath: String
+
+    package init(host: String, port: Int, certificatePath: String, keyPath: String) {
+        self.host = host
+        self.port = port
+        self.certificatePath = certificatePath
+        self.keyPath = keyPath
     }
 }
 
@@ -93,6 +116,20 @@ package struct APILimits: Sendable {
     package var keyCacheLimit = 10_000
     /// How long `/health/ready` waits for the database.
     package var readinessDeadline: Duration = .seconds(2)
+    /// The largest part of a build context, and how long it may take to arrive; the SDK sends 5 MiB within two minutes.
+    package var partByteLimit = 8 << 20
+    package var partDeadline: Duration = .seconds(120)
+    /// How many parts are in memory at a time, in all and of one organization.
+    package var partsAtOnceLimit = 24
+    package var organizationPartsAtOnceLimit = 8
+    /// How many uploads of an organization may be under way.
+    package var uploadsLimit = 64
+    package var contexts = ContextLimits()
+    /// How many clients may follow the logs of builds; more get a log as it is.
+    package var logFollowersLimit = 256
+    /// For how long. A build itself has an hour.
+    package var logFollowLimit: Duration = .seconds(2 * 3600)
+    package var logPollInterval: Duration = .milliseconds(300)
     package var housekeepingInterval: Duration = .seconds(10)
     package var keyUseInterval: Duration = .seconds(10)
 

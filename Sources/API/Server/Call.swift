@@ -63,7 +63,7 @@ struct Call: Sendable {
 
     /// The body as a JSON object, whatever its declared type: some clients declare none. An empty body is an empty object.
     func object() async throws -> [String: JSONValue] {
-        let bytes = try await body()
+        let bytes = try await body(upTo: limits.bodyByteLimit, within: limits.bodyDeadline)
         guard !bytes.isEmpty else { return [:] }
         do {
             let value = try JSONDecoder().decode(JSONValue.self, from: Data(bytes))
@@ -74,8 +74,9 @@ struct Call: Sendable {
         }
     }
 
-    private func body() async throws -> [UInt8] {
-        let (limit, deadline, body) = (limits.bodyByteLimit, limits.bodyDeadline, request.body)
+    /// The whole body. Throws 413 where it is longer than `limit`, 408 where it takes longer than `deadline` to come.
+    func body(upTo limit: Int, within deadline: Duration) async throws -> [UInt8] {
+        let body = request.body
         return try await withThrowingTaskGroup(of: [UInt8]?.self) { group in
             group.addTask {
                 do {

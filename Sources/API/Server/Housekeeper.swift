@@ -21,6 +21,7 @@ struct Housekeeper: Service {
     private func housekeepOnce() async {
         await attempt("timers") { try await database.sandboxes.housekeep() }
         await attempt("snapshots") { try await database.snapshots.housekeep() }
+        await attempt("builds") { try await database.builds.housekeep() }
         await attempt("ssh access") { try await database.sshAccess.purge() }
         await attempt("events") { try await database.sandboxes.purgeEvents() }
         await attempt("volumes") { try await database.volumes.purge() }

@@ -4,6 +4,7 @@ import Store
 struct CreateSandboxWire: Sendable {
     var name: String?
     var snapshot: String?
+    var source: ImageSource?
     var user: String?
     var env: [String: String]
     var labels: [String: String]
@@ -28,6 +29,7 @@ struct CreateSandboxWire: Sendable {
         var fields = FieldReader(body)
         name = fields.string("name", limit: 4 * SandboxRules.nameLimit)
         snapshot = fields.string("snapshot")
+        source = ImageSource(&fields)
         user = fields.string("user")
         env = fields.strings("env") ?? [:]
         labels = fields.strings("labels") ?? [:]
@@ -107,7 +109,6 @@ struct CreateSandboxWire: Sendable {
     }
 
     private static func refuseWhatIsNotBuilt(_ fields: inout FieldReader) {
-        fields.refuse("buildInfo", "images are not built yet; start from a snapshot")
         fields.refuse("secrets", "secrets are not built yet; use env")
         fields.refuse("kvm", "nested virtualisation is not offered to containers")
         fields.refuse("spot", "there are no spot GPUs here")

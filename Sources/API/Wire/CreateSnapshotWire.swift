@@ -1,4 +1,5 @@
 import Domain
+import Postgres
 import Store
 
 /// The body of `POST /snapshots`, judged as far as it can be without the database.
@@ -7,7 +8,9 @@ struct CreateSnapshotWire: Sendable {
     static let argumentByteLimit = 4096
 
     var name: String
-    var image: ImageName
+    /// Has exactly one of the two.
+    var image: ImageName?
+    var source: ImageSource?
     /// nil is the image's own.
     var entrypoint: [String]?
     var region: String?
@@ -15,12 +18,13 @@ struct CreateSnapshotWire: Sendable {
     var gpu: Int?
     var gpuType: String?
 
-    /// Throws one 400 that names every bad field, or 501 for what is not built yet. `organization` has the ceilings.
+    /// Throws one 400 that names every bad field. `organization` has the ceilings.
     init(_ body: [String: JSONValue], for organization: OrganizationRecord) throws {
         var fields = FieldReader(body)
         let name = fields.string("name", limit: 4 * SandboxRules.nameLimit) ?? ""
         if let problem = SandboxRules.problem(ofName: name) { fields.complain(problem) }
         let image = Self.image(&fields)
+        source = ImageSource(&fields)
         entrypoint = Self.entrypoint(&fields)
         region = fields.string("regionId").flatMap { $0.isEmpty ? nil : $0 }
         size = SandboxSize(
@@ -35,10 +39,14 @@ struct CreateSnapshotWire: Sendable {
                 "sandboxClass is '\(kind.shortened)', but this Martlet runs sandboxes of class container only"
             )
         }
-        fields.refuse("buildInfo", "images are not built yet; give imageName")
+        if image != nil, source != nil {
+            fields.complain("imageName and buildInfo cannot go together: give one of them")
+        }
         try fields.finish()
-        guard let image else {
-            throw APIError.badRequest("imageName is missing: give the image to make the snapshot of")
+        guard image != nil || source != nil else {
+            throw APIError.badRequest(
+                "imageName is missing: give the image to make the snapshot of, or buildInfo to build one"
+            )
         }
         (self.name, self.image) = (name, image)
     }

@@ -163,6 +163,7 @@ struct ProcessConfiguration: Decodable {
     let workingDirectory: String?
     let user: String?
     let exposedPorts: [String: Nothing]?
+    let buildTriggers: [String]?
 
     struct Nothing: Decodable {}
 
@@ -175,6 +176,7 @@ struct ProcessConfiguration: Decodable {
         case workingDirectory = "WorkingDir"
         case user = "User"
         case exposedPorts = "ExposedPorts"
+        case buildTriggers = "OnBuild"
     }
 }
 

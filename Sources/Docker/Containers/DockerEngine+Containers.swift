@@ -67,12 +67,17 @@ extension DockerEngine {
     }
 
     /// Lists containers bearing all `labels`; a nil value asks only for the label's presence.
-    package func listContainers(labels: [String: String?] = [:], all: Bool = true) async throws -> [ContainerSummary] {
+    package func listContainers(labels: [String: String?] = [:], network: String? = nil, all: Bool = true) async throws
+        -> [ContainerSummary]
+    {
         let call = try EngineCall(
             "list containers",
             .GET,
             ["containers", "json"],
-            query: [("all", String(all)), ("filters", try labelFilters(labels).encodedText())]
+            query: [
+                ("all", String(all)),
+                ("filters", try labelFilters(labels, adding: network.map { ["network": [$0]] } ?? [:]).encodedText()),
+            ]
         )
         return try await value([ContainerSummary].self, call, within: limits.call)
     }

@@ -17,6 +17,8 @@ package struct ImageInspection: Sendable, Hashable, Decodable {
     package let sizeBytes: Int64
     /// For example `8080/tcp`.
     package let exposedPorts: [String]
+    /// Instructions that a builder runs by itself where this image is the base.
+    package let buildTriggers: [String]
 
     enum CodingKeys: String, CodingKey {
         case id = "Id"
@@ -41,6 +43,7 @@ package struct ImageInspection: Sendable, Hashable, Decodable {
         user = configuration?.user ?? ""
         labels = configuration?.labels ?? [:]
         exposedPorts = configuration?.exposedPorts?.keys.sorted() ?? []
+        buildTriggers = configuration?.buildTriggers ?? []
         architecture = try container.decodeIfPresent(String.self, forKey: .architecture) ?? ""
         operatingSystem = try container.decodeIfPresent(String.self, forKey: .operatingSystem) ?? ""
         sizeBytes = try container.decode(Int64.self, forKey: .sizeBytes)

@@ -46,10 +46,10 @@ package struct NetworkSpecification: Sendable, Hashable {
     package var name: String
     /// Name of the kernel's interface, at most 15 bytes.
     package var bridgeName: String
-    /// For example `10.88.0.0/16`.
-    package var subnet: String
-    /// The bridge's own address.
-    package var gateway: String
+    /// For example `10.88.0.0/16`; nil lets the engine choose one that is free on the host.
+    package var subnet: String?
+    /// The bridge's own address; nil for the subnet's first.
+    package var gateway: String?
     /// Part of the subnet from which the engine picks addresses that are not fixed; nil for all of it.
     package var ipRange: String?
     package var labels: [String: String]
@@ -64,8 +64,8 @@ package struct NetworkSpecification: Sendable, Hashable {
     package init(
         name: String,
         bridgeName: String,
-        subnet: String,
-        gateway: String,
+        subnet: String? = nil,
+        gateway: String? = nil,
         ipRange: String? = nil,
         labels: [String: String] = [:],
         mtu: Int? = nil,
@@ -93,8 +93,8 @@ package struct NetworkSpecification: Sendable, Hashable {
         ]
         if let mtu { options["com.docker.network.driver.mtu"] = String(mtu) }
         let addresses = JSONValue.members([
-            "Subnet": .string(subnet),
-            "Gateway": .string(gateway),
+            "Subnet": subnet.map { .string($0) },
+            "Gateway": gateway.map { .string($0) },
             "IPRange": ipRange.map { .string($0) },
         ])
         return .object([
@@ -105,7 +105,7 @@ package struct NetworkSpecification: Sendable, Hashable {
             "Internal": .bool(isInternal),
             "Labels": .strings(labels),
             "Options": .strings(options),
-            "IPAM": .object(["Driver": .string("default"), "Config": [addresses]]),
+            "IPAM": .object(["Driver": .string("default"), "Config": .array(subnet == nil ? [] : [addresses])]),
         ])
     }
 }

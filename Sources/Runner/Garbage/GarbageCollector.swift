@@ -35,7 +35,9 @@ package struct GarbageCollector: Sendable {
         for hash in try directory.removeDaemons(except: used.union([parts.blueprint.daemon.hash])) {
             parts.logger.info("an unused copy of the daemon is removed", metadata: ["daemon.hash": "\(hash)"])
         }
-        for network in try await parts.engine.listNetworks(labels: mine) where network.name != parts.network.name {
+        // Networks of builds come and go with those.
+        for network in try await parts.engine.listNetworks(labels: mine)
+        where network.name != parts.network.name && network.labels[ContainerLabel.builds] == nil {
             try await removeUnused(network)
         }
     }

@@ -41,7 +41,7 @@ package final class FirewallKeeper: Sendable {
     }
 
     private let kernel: KernelFirewall
-    private let host: HostFirewall
+    let host: HostFirewall
     private let logger: Logger
     private let state = Mutex(State())
     private let wakes: AsyncStream<Void>

@@ -19,6 +19,8 @@ package enum ContainerLabel {
     package static let daemon = "martlet.daemon"
     /// On networks.
     package static let bridge = "martlet.bridge"
+    /// On networks of builds: which of the runner's.
+    package static let builds = "martlet.builds"
 }
 
 /// Whose a container is, by its labels. Nil labels mean that it is not of Martlet's making.

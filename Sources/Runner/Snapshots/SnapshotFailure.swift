@@ -2,10 +2,12 @@ import Docker
 import Domain
 import Store
 
-/// The steps of making a snapshot from an image.
+/// The steps of making a snapshot's image.
 package enum SnapshotStep: String, Sendable, Hashable, CaseIterable {
     /// From the registry that its name says, onto this host's engine.
     case pull
+    /// From a Dockerfile, by this host's engine.
+    case build
     /// Whether sandboxes can start from it.
     case inspect
     /// Into the internal registry.
@@ -30,8 +32,8 @@ package struct UnusableImage: Error, Hashable, CustomStringConvertible {
 /// a registry of his) has failed after a few tries, since somebody waits for the answer.
 package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failures: Int) -> SnapshotFate {
     guard let error = error as? DockerError else {
-        return error is UnusableImage || error is ImageName.Malformed || error is SecretBox.Failure
-            ? .final : patience(failures)
+        return error is BuildFailure || error is UnusableImage || error is ImageName.Malformed
+            || error is SecretBox.Failure ? .final : patience(failures)
     }
     switch error.kind {
     case .unavailable, .timeout: return patience(failures)
@@ -58,7 +60,8 @@ extension DockerError {
 /// The reason as the snapshot's owner reads it: the step, what happened, what to do, and the last lines before it.
 func snapshotReason(_ error: any Error, step: SnapshotStep, image: String, lines: [String]) -> String {
     let said = lines.isEmpty ? "" : "; before that: \(lines.joined(separator: " | "))"
-    return String("step \(step.rawValue), image \(image): \(words(error))\(said)".prefix(snapshotReasonLimit))
+    let subject = image.isEmpty ? "" : ", image \(image)"
+    return String("step \(step.rawValue)\(subject): \(words(error))\(said)".prefix(snapshotReasonLimit))
 }
 
 /// The longest reason that is written, in characters.

@@ -25,27 +25,47 @@ struct SnapshotMaker: Sendable {
 
     /// Makes it. Throws what went wrong; `position` says in which step.
     func make(_ job: SnapshotJob, _ position: Position) async throws -> FinishedSnapshot {
-        let name = try ImageName(parsing: job.imageName ?? "")
+        try await withImage(try ImageName(parsing: job.imageName ?? ""), for: job, position) { _, image in
+            try await store(image, for: job, position)
+        }
+    }
+
+    /// Runs `body` while the image that its registry has under this name now is on this host's engine, where it is known by
+    /// the name that `body` is given and by no other that the host has.
+    func withImage<Value: Sendable>(
+        _ name: ImageName,
+        for job: SnapshotJob,
+        _ position: Position,
+        _ body: (String, ImageInspection) async throws -> Value
+    ) async throws -> Value {
         guard name.host != registry.host else {
             throw UnusableImage(
                 description: "'\(name.host)' is Martlet's own registry; name an image that is elsewhere"
             )
         }
+        let meter = position.enter(.pull)
         let credentials = try await credentials(for: name, job)
         let source = try await resolve(name, credentials)
         return try await loans.borrowing(source) {
-            let image = try await pull(source, credentials, job, position.enter(.pull))
-            _ = position.enter(.inspect)
-            let architecture = try usableArchitecture(of: image)
-            let digest = try await push(image, job, position.enter(.push))
-            let start = image.entrypoint + image.command
-            return FinishedSnapshot(
-                image: InternalImage(repository: InternalImage.repository(of: job.snapshot), digest: digest),
-                architecture: architecture,
-                entrypoint: start.isEmpty ? nil : start,
-                sizeBytes: image.sizeBytes
-            )
+            try await body(source, try await pull(source, credentials, job, meter))
         }
+    }
+
+    /// The image is in the internal registry afterwards.
+    func store(_ image: ImageInspection, for job: SnapshotJob, _ position: Position) async throws -> FinishedSnapshot {
+        _ = position.enter(.inspect)
+        let architecture = try usableArchitecture(of: image)
+        if image.sizeBytes > parts.pace.imageBytesLimit {
+            throw Self.tooLarge(image.sizeBytes, parts.pace.imageBytesLimit)
+        }
+        let digest = try await push(image, job, position.enter(.push))
+        let start = image.entrypoint + image.command
+        return FinishedSnapshot(
+            image: InternalImage(repository: InternalImage.repository(of: job.snapshot), digest: digest),
+            architecture: architecture,
+            entrypoint: start.isEmpty ? nil : start,
+            sizeBytes: image.sizeBytes
+        )
     }
 
     /// The organization's login for the registry that the name says; nil to ask as nobody.

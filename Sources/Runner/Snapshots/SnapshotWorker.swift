@@ -11,16 +11,19 @@ import Synchronization
 struct SnapshotWorker: Sendable {
     private let parts: RunnerParts
     private let maker: SnapshotMaker
+    private let builder: SnapshotBuilder
     private let pace: RunnerPace
 
     init(_ parts: RunnerParts, registry: RegistryAccess) {
         self.parts = parts
         pace = parts.pace
         maker = SnapshotMaker(parts: parts, registry: registry, loans: parts.loans)
+        builder = SnapshotBuilder(parts: parts, maker: maker)
     }
 
     /// Works until cancelled. `wakes` says that there may be a job; without it one is looked for now and then.
     func run(wakes: AsyncStream<Void>) async {
+        await builder.sweep()
         let (calls, call) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(pace.snapshotsLimit))
         await withDiscardingTaskGroup { group in
             for _ in 0..<max(1, pace.snapshotsLimit) {
@@ -40,9 +43,8 @@ struct SnapshotWorker: Sendable {
     private func work(_ call: AsyncStream<Void>.Continuation) async {
         while !Task.isCancelled {
             do {
-                guard let job = try await parts.queries.claimSnapshotJob([.pull], for: pace.snapshotLease) else {
-                    return
-                }
+                guard let job = try await parts.queries.claimSnapshotJob([.pull, .build], for: pace.snapshotLease)
+                else { return }
                 call.yield()
                 await carryOut(job)
             } catch {
@@ -63,7 +65,7 @@ struct SnapshotWorker: Sendable {
         logger.info("snapshot is made", metadata: ["image.name": "\(job.imageName ?? "")"])
         let position = SnapshotMaker.Position()
         do {
-            let made = try await holding(job, position) { try await maker.make(job, position) }
+            let made = try await holding(job, position) { try await make(job, position) }
             guard try await parts.queries.finish(job, made) else { throw Fenced() }
             logger.info(
                 "snapshot is active",
@@ -74,6 +76,13 @@ struct SnapshotWorker: Sendable {
             logger.notice("a snapshot's job is not this runner's any more, or not wanted any more")
         } catch {
             await fail(job, error, position, logger)
+        }
+    }
+
+    private func make(_ job: SnapshotJob, _ position: SnapshotMaker.Position) async throws -> FinishedSnapshot {
+        switch job.kind {
+        case .pull: try await maker.make(job, position)
+        case .build: try await builder.make(job, position)
         }
     }
 

@@ -98,6 +98,18 @@ package struct APIKeyQueries: Sendable {
         try await client.queryFirst("DELETE FROM api_key WHERE id = \(id) RETURNING hash").map { try $0["hash"] }
     }
 
+    /// What credentials are derived from that a key was given; nil where the key is gone, expired, or its organization suspended.
+    package func root(of id: APIKeyID) async throws
+        -> (hash: [UInt8], organization: OrganizationID, permissions: [String])?
+    {
+        try await client.queryFirst(
+            """
+            SELECT k.hash, k.organization_id, k.permissions FROM api_key k JOIN organization o ON o.id = k.organization_id
+            WHERE k.id = \(id) AND (k.expires_at IS NULL OR k.expires_at > now()) AND NOT o.suspended
+            """
+        ).map { (try $0["hash"], try $0["organization_id"], try $0["permissions"]) }
+    }
+
     /// Notes that these keys were used; a note is at most ten seconds more precise than the last.
     package func touch(_ ids: [APIKeyID]) async throws {
         try await client.execute(

@@ -98,7 +98,8 @@ extension StoreError {
     }
 
     private static let wordyRules: Set = [
-        "destroyed_is_final", "disk_is_fixed", "volume_deletion_is_final", "volume_is_there", "volumes_are_ready",
+        "context_is_uploaded", "destroyed_is_final", "disk_is_fixed", "volume_deletion_is_final", "volume_is_there",
+        "volumes_are_ready",
     ]
 
     private static func wordsForBrokenRule(_ error: PostgresError) -> String {

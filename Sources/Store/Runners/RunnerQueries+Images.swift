@@ -40,12 +40,13 @@ extension RunnerQueries {
     }
 
     /// Images of the internal registry that runners of the region fetch before anybody needs them: of active snapshots that ask
-    /// for the region, those used last first.
+    /// for the region, those used last first. Hidden ones are for the one sandbox that asked.
     package func imagesToPrefetch(in region: String, architecture: String, limit: Int) async throws -> [String] {
         try await client.query(
             """
             SELECT image FROM snapshot
-            WHERE state = 'active' AND \(region)::text = ANY (region_ids) AND starts_with(image, internal_registry() || '/')
+            WHERE state = 'active' AND NOT hidden AND \(region)::text = ANY (region_ids)
+                AND starts_with(image, internal_registry() || '/')
                 AND coalesce(architecture, \(architecture)::text) = \(architecture)::text
             ORDER BY greatest(last_used_at, activated_at) DESC NULLS LAST, id LIMIT \(limit)
             """

@@ -84,7 +84,7 @@ package struct SnapshotQueries: Sendable {
     /// How many the organization owns.
     package func countOwned(by organization: OrganizationID) async throws -> Int {
         try await client.queryFirst(
-            "SELECT count(*) AS owned FROM snapshot WHERE organization_id = \(organization) AND NOT general"
+            "SELECT count(*) AS owned FROM snapshot WHERE organization_id = \(organization) AND NOT general AND NOT hidden"
         )!["owned"]
     }
 
@@ -103,13 +103,13 @@ package struct SnapshotQueries: Sendable {
         let wanted: SQL = SnapshotID(idOrName).map { "(id = \($0) OR name = \(idOrName))" } ?? "name = \(idOrName)"
         return """
             SELECT \(SnapshotRecord.columns) FROM snapshot
-            WHERE \(wanted) AND (organization_id = \(organization) OR general)
+            WHERE \(wanted) AND (organization_id = \(organization) OR general) AND NOT hidden
             ORDER BY name = \(idOrName), general LIMIT 1
             """
     }
 
     private static func visible(to organization: OrganizationID, nameContains text: String?) -> SQL {
-        var condition: SQL = "(organization_id = \(organization) OR general)"
+        var condition: SQL = "(organization_id = \(organization) OR general) AND NOT hidden"
         if let text { condition += " AND strpos(lower(name), lower(\(text)::text)) > 0" }
         return condition
     }

@@ -24,6 +24,9 @@ package struct RunnerParts: Sendable {
     package let holdings: HoldingLedger
     package let puller: ImagePuller
     package let shelf: ImageShelf
+    /// nil where this host mounts no volumes.
+    package let volumes: VolumeHost?
+    package let volumeDesk = VolumeDesk()
     package let loans: ImageLoans
     /// Martlet's own registry; nil where this runner has none.
     package let registry: RegistryAccess?
@@ -74,6 +77,9 @@ package struct RunnerParts: Sendable {
         )
         shelf = ImageShelf(engine: engine, registry: registry, queries: queries, runner: identity)
         loans = ImageLoans(engine: engine, queries: queries, runner: identity, logger: logger)
+        volumes = configuration.volumes.map { storage in
+            VolumeHost(storage, folders: VolumeFolders(root: configuration.volumesFolder), logger: logger)
+        }
         probe = DaemonProbe(
             dialer: NamespaceDialer(threads: Self.probeThreads),
             group: MultiThreadedEventLoopGroup.singleton
@@ -108,6 +114,7 @@ package struct RunnerParts: Sendable {
         crashes.forget(id)
         attempts.forget(id)
         puller.forget(id)
+        volumeDesk.forget(id)
     }
 
     /// The disk quota in force on a container; nil for none. Where it cannot be read it is that of the container's making.

@@ -14,5 +14,8 @@ extension Identifier: PostgresCodable, PostgresArrayElement {
 extension DesiredState: PostgresCodable, PostgresArrayElement {}
 extension ObservedState: PostgresCodable, PostgresArrayElement {}
 extension PublicState: PostgresCodable, PostgresArrayElement {}
+extension VolumeMountState: PostgresCodable, PostgresArrayElement {}
+extension VolumeState: PostgresCodable, PostgresArrayElement {}
+extension VolumeWish: PostgresCodable, PostgresArrayElement {}
 extension SnapshotState: PostgresCodable, PostgresArrayElement {}
 extension SnapshotJobKind: PostgresCodable, PostgresArrayElement {}

@@ -29,6 +29,7 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var gpuDevices: [Int]
     package var networkBlockAll: Bool
     package var networkAllowList: String?
+    package var volumes: [SandboxVolume]
     /// What its daemon asks of every caller.
     package var toolboxToken: String
     /// Whether its daemon is to record terminals that are opened from now on.
@@ -52,6 +53,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         gpu = 0
         gpuDevices = []
         networkBlockAll = false
+        volumes = []
         self.toolboxToken = toolboxToken
         recordsTerminals = false
         reported = ReportedSandbox()
@@ -112,7 +114,8 @@ extension AssignedSandbox {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
         disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
-        container_id, effective, record_terminals
+        container_id, effective, record_terminals,
+        coalesce((SELECT m.volumes FROM my_sandbox_volume m WHERE m.sandbox_id = my_sandbox.id), '[]') AS volumes
         """
     }
 
@@ -134,6 +137,7 @@ extension AssignedSandbox {
         gpuDevices = try row["gpu_devices"]
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
+        volumes = try row.decode("volumes", as: JSON<[SandboxVolume]>.self).value
         recordsTerminals = try row["record_terminals"]
         reported.state = try row["state"]
         reported.generation = try row["observed_generation"]

@@ -22,6 +22,7 @@ package struct SandboxRecord: Sendable, Identifiable {
     package let gpuType: String?
     package let networkBlockAll: Bool
     package let networkAllowList: String?
+    package let volumes: [SandboxVolume]
     package let autoStopMinutes: Int
     package let autoArchiveMinutes: Int
     package let autoDeleteMinutes: Int
@@ -72,6 +73,7 @@ package struct SandboxRecord: Sendable, Identifiable {
         gpuType = gpu > 0 ? try row["gpu_type"] : nil
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
+        volumes = try row.decode("volumes", as: JSON<[SandboxVolume]>.self).value
         autoStopMinutes = try row["auto_stop_minutes"]
         autoArchiveMinutes = try row["auto_archive_minutes"]
         autoDeleteMinutes = try row["auto_delete_minutes"]
@@ -100,6 +102,7 @@ package struct SandboxRecord: Sendable, Identifiable {
         v.auto_archive_minutes, v.auto_delete_minutes, v.auto_destroy_at, v.queue_timeout_minutes, v.desired_state, \
         v.generation, v.created_at, v.updated_at, v.destroyed_at, v.queue_timed_out_at, v.last_activity_at, v.runner_id, \
         v.daemon_version, v.state, v.error_reason, v.recoverable, v.record_terminals, \
-        coalesce(v.effective->'recordsTerminals' = 'true', false) AS is_told_to_record
+        coalesce(v.effective->'recordsTerminals' = 'true', false) AS is_told_to_record, \
+        (SELECT s.volumes FROM sandbox s WHERE s.id = v.id) AS volumes
         """
 }

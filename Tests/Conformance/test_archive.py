@@ -286,9 +286,17 @@ def test_a_runner_killed_while_capturing_loses_nothing(
     assert made.process.exec("head -c 30000000 /dev/urandom > /root/large").exit_code == 0
     before = tree_of(made, engine)
     names.append(f"of-{made.id}")
-    assert api.post(f"/sandbox/{made.id}/snapshot", json={"name": names[0]}).json()["state"] == "snapshotting"
+    # As the API asks, which would wait a moment for the answer.
+    database.rows(
+        "SELECT request_capture(id, organization_id, generation, 'snapshot', :'name') FROM sandbox WHERE id = :'id'",
+        id=made.id, name=names[0],
+    )
+    assert state(api, made)["state"] == "snapshotting"
     eventually(
-        lambda: database.rows("SELECT step FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id WHERE s.name = :'name' AND j.runner_id IS NOT NULL", name=names[0]),
+        lambda: database.rows(
+            "SELECT 1 AS held FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id "
+            "WHERE s.name = :'name' AND j.runner_id IS NOT NULL", name=names[0],
+        ),
         DONE_SECONDS, "the capture to be under way", every=0.02,
     )
     stack.kill("runner")
@@ -316,7 +324,10 @@ def test_our_registry_may_be_away_for_a_while(
     try:
         assert api.post(f"/sandbox/{made.id}/archive").json()["state"] == "archiving"
         eventually(
-            lambda: database.rows("SELECT 1 FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id WHERE s.source_sandbox_id = :'id' AND j.failures > 0", id=made.id),
+            lambda: database.rows(
+                "SELECT j.failures FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id "
+                "WHERE s.source_sandbox_id = :'id' AND j.failures > 0", id=made.id,
+            ),
             DONE_SECONDS, "the backup to fail",
         )
         assert state(api, made)["state"] == "archiving" and engine.container(made.id), "its only copy is kept"

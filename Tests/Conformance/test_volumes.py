@@ -9,7 +9,7 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import httpx
 import pytest
@@ -38,6 +38,23 @@ def run(box: Any, command: str, timeout: int = 60) -> str:
     answer = box.process.exec(command, timeout=timeout)
     assert answer.exit_code == 0, f"{command}: {answer.exit_code} {answer.result}"
     return answer.result.strip()
+
+
+def hold_open(box: Any, beside: ThreadPoolExecutor, opens: str, then: str) -> Callable[[], str]:
+    """Opens files in a sandbox; what it returns has them used, and gives what that printed.
+
+    Folders are known for a few seconds only, but what is open stays so.
+    """
+    name = secrets.token_hex(4)
+    run(box, f"mkfifo /tmp/{name}")
+    using = beside.submit(run, box, f"exec {opens}; touch /tmp/{name}.open; read < /tmp/{name}; {then}")
+    eventually(lambda: box.process.exec(f"test -e /tmp/{name}.open").exit_code == 0, HEALING_SECONDS, "files to be open")
+
+    def use() -> str:
+        run(box, f"echo > /tmp/{name}")
+        return using.result(60)
+
+    return use
 
 
 def reads(box: Any, command: str, expected: str) -> None:
@@ -247,18 +264,18 @@ def test_what_is_written_while_s3_is_away_arrives(
     first, second = pair
     run(first, "echo known > volume/known")
     eventually((mounts.stored(volume.id) / "known").exists, HEALING_SECONDS, "the file to be in S3")
-    stack.stop("s3")
-    try:
-        with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
+        use = hold_open(first, beside, "3> volume/late 4< volume/known", "echo late >&3 && cat <&4")
+        stack.stop("s3")
+        try:
             posted = beside.submit(api.post, "/volumes", json={"name": a_name()})
-            run(first, "echo late > volume/late && cat volume/known")
+            assert use() == "known"
             assert run(second, "echo works") == "works"
-            # Its folders are known for a few seconds only; then reading them is an error, and soon.
             eventually(lambda: "error" in first.process.exec("ls volume 2>&1", timeout=40).result.lower(), 60, "an error")
             waiting = posted.result().json()
-        assert waiting["state"] != "ready"
-    finally:
-        stack.start("s3")
+            assert waiting["state"] != "ready"
+        finally:
+            stack.start("s3")
     late = mounts.stored(volume.id) / "late"
     eventually(lambda: late.exists() and late.read_text() == "late\n", HEALING_SECONDS, "what was written to be in S3")
     assert run(second, "cat /data/late") == "late"
@@ -275,11 +292,12 @@ def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
     first, second = pair
     mounts.write_elsewhere(volume.id, "elsewhere", "from another host\n")
     eventually(lambda: first.process.exec("test -e volume/elsewhere").exit_code == 0, HEALING_SECONDS, "it to be seen")
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
+        use = hold_open(first, beside, "3> volume/unhurried", "echo unhurried >&3")
         os.kill(s3, signal.SIGSTOP)
         try:
             reading = beside.submit(run, second, "cat /data/elsewhere")
-            run(first, "echo unhurried > volume/unhurried && cat volume/unhurried")
+            use()
             assert run(second, "echo works") == "works"
             assert not reading.done()
         finally:

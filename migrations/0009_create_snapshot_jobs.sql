@@ -256,8 +256,10 @@ CREATE FUNCTION finish_snapshot_job(job uuid, held_epoch bigint, made_image text
     made_entrypoint text[], made_size bigint)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
-    IF NOT starts_with(made_image, internal_registry() || '/') THEN
-        RAISE EXCEPTION 'a finished snapshot is in %, not %', internal_registry(), made_image USING ERRCODE = 'check_violation';
+    -- A runner that was taken over must not give one tenant's image to another.
+    IF NOT starts_with(made_image, internal_registry() || '/snapshots/' || job || '@') THEN
+        RAISE EXCEPTION 'snapshot % is in the repository %/snapshots/%, not in %', job, internal_registry(), job, made_image
+            USING ERRCODE = 'check_violation';
     END IF;
     PERFORM FROM snapshot WHERE id = job FOR NO KEY UPDATE;
     DELETE FROM snapshot_job WHERE snapshot_id = job AND epoch = held_epoch AND runner_id = require_runner();

@@ -1,4 +1,5 @@
 import Domain
+import FoundationEssentials
 import Postgres
 import Store
 import TestSupport
@@ -28,6 +29,9 @@ import Testing
                         )
                     )
                     #expect(try await !b.jobs.finish(job, made(id)), "only its holder finishes it")
+                    await #expect(throws: PostgresError.self, "another's repository") {
+                        try await a.jobs.finish(job, made(SnapshotID(UUID())))
+                    }
                     #expect(try await a.jobs.finish(job, made(id)))
                     #expect(try await !a.jobs.finish(job, made(id)), "once")
                     let found = try #require(try await database.owner.snapshots.find("one", for: tenant.organization))

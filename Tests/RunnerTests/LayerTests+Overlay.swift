@@ -266,13 +266,13 @@ extension LayerTests {
             elif act == 5: os.link(old, new, follow_symlinks=False)
             elif act == 6: os.rename(old, new)
             elif not is_small(old): pass
-            elif act == 7: subprocess.run(["cp", "-a", old, new], check=True, stderr=subprocess.DEVNULL)
+            elif act == 7: subprocess.run(["cp", "-a", "--remove-destination", old, new], check=True, timeout=20, stderr=subprocess.DEVNULL)
             elif act == 8: gone(old)
             else: gone(old); random.choice([os.mkdir, os.mkfifo, lambda path: os.symlink("x", path)])(old)
         def go(seed):
             random.seed(seed)
             for _ in range(60):
                 try: step()
-                except (OSError, shutil.Error, subprocess.CalledProcessError): pass
+                except (OSError, shutil.Error, subprocess.SubprocessError): pass
         """ + "\ngo("
 }

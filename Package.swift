@@ -112,7 +112,7 @@ let targets: [Target] = [
             "CLinux", "Docker", "Domain", "Firewall", "Postgres", "Reconciling", "Store", "Tunnels", .asyncHTTPClient,
             .crypto, .logging,
             .nioCore, .nioHTTP1, .nioPosix,
-            .nioSSL, .serviceLifecycle, .swiftASN1, .x509,
+            .nioSSL, .serviceLifecycle, .subprocess, .swiftASN1, .x509,
         ]
     ),
     library(

@@ -315,8 +315,28 @@ CREATE OR REPLACE VIEW stuck_sandboxes AS
     WHERE v.destroyed_at IS NULL AND v.state <> v.desired_state
         AND coalesce(greatest(v.state_changed_at, s.desired_changed_at), s.created_at) < now() - interval '30 seconds';
 
--- Hidden ones are counted by no ceiling.
+-- As before, without the hidden ones: they are counted by no ceiling.
 DROP TRIGGER snapshot_within_ceiling ON snapshot;
+CREATE OR REPLACE FUNCTION snapshot_within_ceiling() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    ceiling integer;
+    used bigint;
+BEGIN
+    SELECT snapshot_limit INTO ceiling FROM organization WHERE id = NEW.organization_id;
+    IF ceiling IS NULL THEN
+        RETURN NEW;
+    END IF;
+    PERFORM FROM organization WHERE id = NEW.organization_id FOR NO KEY UPDATE;
+    SELECT count(*) INTO used FROM snapshot WHERE organization_id = NEW.organization_id AND NOT general AND NOT hidden;
+    IF used >= ceiling THEN
+        RAISE EXCEPTION 'the organization''s ceiling of % snapshots is reached: it has %', ceiling, used
+            USING ERRCODE = 'MRT01', CONSTRAINT = 'snapshot_limit',
+                HINT = 'Delete snapshots, or raise organization.snapshot_limit (an operator can, in psql).';
+    END IF;
+    RETURN NEW;
+END
+$$;
 CREATE TRIGGER snapshot_within_ceiling BEFORE INSERT ON snapshot FOR EACH ROW WHEN (NOT NEW.general AND NOT NEW.hidden)
     EXECUTE FUNCTION snapshot_within_ceiling();
 
@@ -331,6 +351,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     ends_at bigint;
 BEGIN
+    -- Before the job, as whoever deletes it does.
+    PERFORM FROM snapshot WHERE id = job FOR KEY SHARE;
     PERFORM FROM snapshot_job WHERE snapshot_id = job AND epoch = held_epoch AND runner_id = require_runner() FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;

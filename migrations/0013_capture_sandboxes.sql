@@ -378,6 +378,29 @@ CREATE OR REPLACE FUNCTION public_state(asked sandbox, placed boolean, alive boo
         ELSE state_of_capture(asked, state_with_image(asked, placed, alive, seen)) END
 $$;
 
+-- A sandbox that is captured runs on, and is reached as before. (The view "route" knows nothing of captures.)
+CREATE FUNCTION state_for_traffic(asked sandbox, placed boolean, alive boolean, seen sandbox_status) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE asked.capturing IS NULL WHEN true THEN public_state(asked, placed, alive, seen)
+        ELSE state_with_image(asked, placed, alive, seen) END
+$$;
+-- As before, by that state.
+CREATE OR REPLACE FUNCTION admit_ssh(token_hash bytea)
+RETURNS TABLE (access_id uuid, sandbox_id uuid, organization_id uuid, milliseconds_left bigint, state text, runner_id uuid, epoch bigint,
+    toolbox_token text, ingress_address text, tls_fingerprint text, ingress_secret bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT a.id, s.id, s.organization_id, ceil(extract(epoch FROM a.expires_at - now()) * 1000)::bigint,
+        state_for_traffic(s, p.sandbox_id IS NOT NULL, coalesce(l.expires_at > now(), false), t), p.runner_id, p.epoch, s.toolbox_token,
+        rs.ingress_address, rs.tls_fingerprint, rs.ingress_secret
+    FROM ssh_access a
+        JOIN sandbox s ON s.id = a.sandbox_id
+        JOIN organization o ON o.id = s.organization_id
+        LEFT JOIN sandbox_placement p ON p.sandbox_id = s.id
+        LEFT JOIN sandbox_status t ON t.sandbox_id = s.id
+        LEFT JOIN runner_status rs ON rs.runner_id = p.runner_id
+        LEFT JOIN runner_lease l ON l.runner_id = p.runner_id
+    WHERE a.hash = token_hash AND a.expires_at > now() AND NOT o.suspended
+$$;
+
 -- As before, with two columns more.
 CREATE OR REPLACE VIEW my_sandbox AS
     SELECT s.id, s.organization_id, s.name, s.image, s.os_user, s.entrypoint, s.allow_sudo, s.env, s.labels, s.cpu, s.memory_gib,
@@ -386,6 +409,21 @@ CREATE OR REPLACE VIEW my_sandbox AS
         t.container_id, t.effective, t.deadline_at, t.state_changed_at, s.record_terminals, s.archive_ready, s.restored
     FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
     WHERE p.runner_id = current_runner();
+
+-- As before; what its owner has captured is not stuck.
+CREATE OR REPLACE VIEW stuck_sandboxes AS
+    SELECT v.id, v.name, v.state, v.desired_state AS wanted, now() - greatest(v.state_changed_at, s.desired_changed_at) AS for_how_long,
+        CASE WHEN starts_with(v.image, 'pending:') THEN coalesce(v.error_reason, 'its image is being made: see view snapshots')
+             WHEN v.runner_id IS NULL THEN 'no runner of region ' || v.region_id || ' has room: see view runners'
+             WHEN v.state = 'unknown' THEN 'its runner is unreachable: see view runners'
+             WHEN v.state = 'error' THEN v.error_reason
+             WHEN v.state = 'archiving' AND b.state <> 'Completed' THEN 'it is being backed up: see view snapshots'
+             ELSE 'its runner has not got it from ' || t.state || ' to ' || v.desired_state || ' yet: see that runner''s log' END AS why,
+        r.name AS runner
+    FROM sandbox_view v JOIN sandbox s ON s.id = v.id LEFT JOIN sandbox_status t ON t.sandbox_id = v.id LEFT JOIN runner r ON r.id = v.runner_id
+        LEFT JOIN sandbox_backup b ON b.sandbox_id = v.id
+    WHERE v.destroyed_at IS NULL AND v.state <> v.desired_state AND v.state NOT IN ('snapshotting', 'forking')
+        AND coalesce(greatest(v.state_changed_at, s.desired_changed_at), s.created_at) < now() - interval '30 seconds';
 
 -- Time ------------------------------------------------------------------------------------------------------------
 

@@ -22,13 +22,16 @@ package struct Dockerfile: Sendable, Hashable {
         /// What follows the flags.
         package var rest: [Substring] { Array(words.drop { $0.hasPrefix("--") }) }
 
-        private var words: [Substring] { arguments.split(whereSeparator: \.isWhitespace) }
+        private var words: [Substring] { arguments.words() }
     }
 
-    /// Where an image is named, not one of the file's own stages: the instruction is `before`, the name, and `after`.
+    /// Where an image or stage is named: the instruction is `before`, the name, and `after`.
     fileprivate struct Mention: Sendable, Hashable {
         let lines: ClosedRange<Int>
-        let image: String
+        /// Without variables.
+        let name: String
+        /// Neither one of the file's own stages nor `scratch`.
+        let isImage: Bool
         let before: String
         let after: String
     }
@@ -50,6 +53,7 @@ package struct Dockerfile: Sendable, Hashable {
         let instructions = Self.read(text)
         var judge = Judge()
         judge.judgeDirectives(text)
+        judge.judgeEnds(of: Self.lines(of: text))
         judge.judge(instructions)
         self.instructions = instructions
         (problems, mentions) = (judge.problems, judge.mentions)
@@ -57,16 +61,19 @@ package struct Dockerfile: Sendable, Hashable {
 
     /// Images that it begins with or copies from, each once, as they are written there; without its own stages and `scratch`.
     package var images: [String] {
-        mentions.map(\.image).reduce(into: []) { images, image in if !images.contains(image) { images.append(image) } }
+        mentions.reduce(into: []) { images, its in
+            if its.isImage, !images.contains(its.name) { images.append(its.name) }
+        }
     }
 
-    /// The same file, where these images have other names. Lines keep their numbers.
+    /// The same file, where these images have other names, and nothing that is named has variables: what the builder begins with
+    /// and copies from is what was judged here, however it reads the rest. Lines keep their numbers.
     package func text(naming names: [String: String]) -> String {
         var lines = Self.lines(of: text).map { String($0) ?? "" }  // lines of a text are text
         for mention in mentions {
-            guard let name = names[mention.image] else { continue }
             for line in mention.lines { lines[line - 1] = "" }
-            lines[mention.lines.lowerBound - 1] = mention.before + name + mention.after
+            lines[mention.lines.lowerBound - 1] =
+                mention.before + (mention.isImage ? names[mention.name] ?? mention.name : mention.name) + mention.after
         }
         return lines.joined(separator: "\n")
     }
@@ -104,7 +111,7 @@ package struct Dockerfile: Sendable, Hashable {
     }
 
     private static func instruction(_ text: String, lines: ClosedRange<Int>) -> Instruction {
-        let parts = text.split(maxSplits: 1, whereSeparator: \.isWhitespace)
+        let parts = text.words(atMost: 2)
         return Instruction(
             lines: lines,
             keyword: parts.first.map { $0.uppercased() } ?? "",
@@ -139,8 +146,22 @@ private struct Judge {
 
     /// Another escape character would join lines that are apart here.
     mutating func judgeDirectives(_ text: String) {
-        if text.contains(/(?m)^[ \t]*#[ \t]*[Ee][Ss][Cc][Aa][Pp][Ee][ \t]*=/) {
+        let directive = /(?m)^[ \t]*#[ \t]*[Ee][Ss][Cc][Aa][Pp][Ee][ \t]*=/.matchingSemantics(.unicodeScalar)
+        if text.contains(directive) {
             problems.append("has the directive 'escape', which is not supported here: use \\ at the end of lines")
+        }
+    }
+
+    /// Some builders go on in the next line there, and some do not.
+    mutating func judgeEnds(of lines: [Substring.UTF8View]) {
+        for (index, line) in lines.enumerated() {
+            let end = line.droppingLast { " \t\r".utf8.contains($0) }.suffix(2)
+            if end.count == 2, end.allSatisfy({ $0 == UInt8(ascii: "\\") }) {
+                problems.append(
+                    "line \(index + 1): ends in two backslashes, which builders read in different ways: end it with one, or a blank and a quote"
+                )
+                return
+            }
         }
     }
 
@@ -182,6 +203,9 @@ private struct Judge {
             return complain(its, "has \(flag); a build is for the architecture of its runner")
         }
         let words = its.rest
+        guard its.arguments.utf8.allSatisfy({ $0 < 128 }) else {
+            return complain(its, "may have letters, digits and signs of ASCII only")
+        }
         guard words.count == 1 || words.count == 3 && words[1].lowercased() == "as" else {
             return complain(its, "must be: FROM image, or FROM image AS name")
         }
@@ -197,6 +221,7 @@ private struct Judge {
     }
 
     private mutating func judgeCopy(_ its: Dockerfile.Instruction) {
+        guard areFlagsPlain(its) else { return }
         for flag in its.flags {
             guard let (name, value) = flag.splitOnce("="), ["--from", "--chown"].contains(name) else {
                 complain(its, "has \(flag.prefix(80)), which needs BuildKit; builds here run without")
@@ -220,6 +245,7 @@ private struct Judge {
     /// The engine itself would fetch a URL, from the host's network. Without a colon there is none, and without backslashes
     /// and variables no colon can come about.
     private mutating func judgeAdd(_ its: Dockerfile.Instruction) {
+        guard areFlagsPlain(its) else { return }
         for flag in its.flags where !flag.hasPrefix("--chown=") {
             complain(its, "has \(flag.prefix(80)), which needs BuildKit; builds here run without")
         }
@@ -228,13 +254,22 @@ private struct Judge {
         }
     }
 
-    private mutating func note(_ image: String, _ its: Dockerfile.Instruction, before: String, after: String) {
-        guard image != "scratch", !stageNames.contains(image.lowercased()) else { return }
+    /// The builder takes quotes and escaped blanks as part of a flag: what are two words here may be one there, or the other way.
+    private mutating func areFlagsPlain(_ its: Dockerfile.Instruction) -> Bool {
+        guard let flag = its.flags.first(where: { $0.utf8.contains { "\"'\\".utf8.contains($0) } }) else { return true }
+        complain(its, "has \(flag.prefix(80)); write flags without quotes and backslashes")
+        return false
+    }
+
+    private mutating func note(_ name: String, _ its: Dockerfile.Instruction, before: String, after: String) {
+        let isImage = name != "scratch" && !stageNames.contains(name.lowercased())
         do {
-            _ = try ImageName(parsing: image)
-            mentions.append(Dockerfile.Mention(lines: its.lines, image: image, before: before, after: after))
+            if isImage { _ = try ImageName(parsing: name) }
+            mentions.append(
+                Dockerfile.Mention(lines: its.lines, name: name, isImage: isImage, before: before, after: after)
+            )
         } catch {
-            complain(its, "names '\(image.prefix(80))', which \(error)")
+            complain(its, "names '\(name.prefix(80))', which \(error)")
         }
     }
 
@@ -262,13 +297,31 @@ extension Substring.UTF8View {
     }
 }
 
-extension StringProtocol {
-    fileprivate var trimmed: Self.SubSequence {
-        let front = drop(while: \.isWhitespace)
-        guard let end = front.lastIndex(where: { !$0.isWhitespace }) else { return front }
-        return front[...end]
+// By scalars, as the builder does: of Swift's characters a blank with an accent is one, and white.
+extension StringProtocol where SubSequence == Substring {
+    fileprivate var trimmed: Substring {
+        let scalars = unicodeScalars
+        guard let start = scalars.firstIndex(where: { !$0.properties.isWhitespace }),
+            let last = scalars.lastIndex(where: { !$0.properties.isWhitespace })
+        else { return self[endIndex...] }
+        return self[start..<scalars.index(after: last)]
     }
 
+    /// What stands between white space; the last of `count` with all that follows.
+    fileprivate func words(atMost count: Int = .max) -> [Substring] {
+        var words: [Substring] = []
+        var rest = trimmed
+        while !rest.isEmpty {
+            let end = rest.unicodeScalars.firstIndex { $0.properties.isWhitespace }
+            guard words.count < count - 1, let end else { return words + [rest] }
+            words.append(rest[..<end])
+            rest = rest[end...].trimmed
+        }
+        return words
+    }
+}
+
+extension StringProtocol {
     fileprivate func splitOnce(_ separator: Character) -> (SubSequence, SubSequence)? {
         firstIndex(of: separator).map { (self[..<$0], self[index(after: $0)...]) }
     }

@@ -45,6 +45,7 @@ package enum OrganizationKind {}
 package enum UserKind {}
 package enum SnapshotKind {}
 package enum APIKeyKind {}
+package enum VolumeKind {}
 package enum RegistryKind {}
 package enum SSHAccessKind {}
 
@@ -54,5 +55,6 @@ package typealias OrganizationID = Identifier<OrganizationKind>
 package typealias UserID = Identifier<UserKind>
 package typealias SnapshotID = Identifier<SnapshotKind>
 package typealias APIKeyID = Identifier<APIKeyKind>
+package typealias VolumeID = Identifier<VolumeKind>
 package typealias RegistryID = Identifier<RegistryKind>
 package typealias SSHAccessID = Identifier<SSHAccessKind>

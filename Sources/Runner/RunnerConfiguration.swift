@@ -41,6 +41,8 @@ package struct RunnerConfiguration: Sendable {
 
     /// OCI runtime; nil for the engine's default.
     package var runtime: String?
+    /// nil where this host mounts no volumes.
+    package var volumes: VolumeStorage?
     package var limits = SandboxLimits()
     package var overcommit = Overcommit()
     /// Capacities to promise instead of the host's own times over-commitment.
@@ -54,6 +56,8 @@ package struct RunnerConfiguration: Sendable {
     /// Opens logins of registries; nil pulls from registries that ask for none.
     package var secrets: SecretBox?
     package var pace = RunnerPace()
+
+    package var volumesFolder: String { stateDirectory + "/volumes" }
 
     package init(daemonPath: String, stateDirectory: String) throws {
         self.daemonPath = daemonPath
@@ -103,6 +107,8 @@ package struct RunnerPace: Sendable, Hashable {
     package var daemonDeadline: Duration = .seconds(30)
     /// A container of ours that no row explains is left alone for this long.
     package var orphanGrace: Duration = .seconds(30)
+    /// A mounted volume that no sandbox uses stays for this long.
+    package var volumeGrace: Duration = .seconds(60)
     /// Passes at once.
     package var concurrency = 12
     /// The longest pass: a stop with its grace, a create on a slow disk. Pulls are not part of passes.

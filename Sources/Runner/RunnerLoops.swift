@@ -86,9 +86,13 @@ struct RunnerLoops: Sendable {
     private func control(_ survey: RunnerSurvey, _ lease: LeaseKeeper) async {
         let (claims, claim) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let (images, imagesChanged) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let (volumes, volumeChanged) = AsyncStream<VolumeID?>.makeStream(bufferingPolicy: .bufferingNewest(1024))
+        let (volumeWork, workOnVolumes) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let snapshots = SnapshotLoops(parts, region: identity.regionID)
         let feed = RunnerFeed(database, runner: identity.id, logger: parts.logger)
-        let controller = makeController(survey, feed, snapshots, claim: claim, imagesChanged: imagesChanged)
+        let controller = makeController(survey, feed, snapshots, claim: claim, imagesChanged: imagesChanged) { volume in
+            if let volume { volumeChanged.yield(volume) } else { workOnVolumes.yield() }
+        }
         let timers = TimerKeeper(queries: parts.queries, pace: parts.pace, logger: parts.logger)
         await withDiscardingTaskGroup { group in
             group.addTask { await feed.run() }
@@ -97,12 +101,17 @@ struct RunnerLoops: Sendable {
             group.addTask { await timers.runReclaims { for id in $0 { controller.enqueue(id) } } }
             group.addTask { await timers.runClaims(wakes: claims) { for id in $0 { controller.enqueue(id) } } }
             group.addTask { await keepImages(images) }
+            if let host = parts.volumes {
+                let keeper = VolumeKeeper(parts: parts, host: host)
+                group.addTask { await keeper.run(changes: volumes, work: volumeWork) { controller.enqueue($0) } }
+            }
             group.addTask { await snapshots.run() }
             group.addTask { await GarbageCollector(parts: parts, directory: directory).run() }
             group.addTask {
                 await lease.run {
                     parts.shelf.forget()
                     imagesChanged.yield()
+                    volumeChanged.yield(nil)
                     controller.requestResync()
                 }
             }
@@ -118,7 +127,8 @@ struct RunnerLoops: Sendable {
         _ feed: RunnerFeed,
         _ snapshots: SnapshotLoops,
         claim: AsyncStream<Void>.Continuation,
-        imagesChanged: AsyncStream<Void>.Continuation
+        imagesChanged: AsyncStream<Void>.Continuation,
+        volumes: @escaping @Sendable (VolumeID?) -> Void
     ) -> Controller<SandboxID> {
         let settings = ControllerConfiguration(
             concurrency: parts.pace.concurrency,
@@ -141,6 +151,8 @@ struct RunnerLoops: Sendable {
                             snapshots.wake()
                         case .sandbox(let id): signal(.key(id))
                         case .pending: claim.yield()
+                        case .volume(let id): volumes(id)
+                        case .volumeWork: volumes(nil)
                         case .snapshots: snapshots.wake()
                         }
                     }

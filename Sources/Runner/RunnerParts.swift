@@ -24,6 +24,9 @@ package struct RunnerParts: Sendable {
     package let holdings: HoldingLedger
     package let puller: ImagePuller
     package let shelf: ImageShelf
+    /// nil where this host mounts no volumes.
+    package let volumes: VolumeHost?
+    package let volumeDesk = VolumeDesk()
     package let loans: ImageLoans
     package let pauses: PauseLedger
     /// Where the runner keeps what is its own.
@@ -79,6 +82,9 @@ package struct RunnerParts: Sendable {
         loans = ImageLoans(engine: engine, queries: queries, runner: identity, logger: logger)
         pauses = PauseLedger()
         stateDirectory = configuration.stateDirectory
+        volumes = configuration.volumes.map { storage in
+            VolumeHost(storage, folders: VolumeFolders(root: configuration.volumesFolder), logger: logger)
+        }
         probe = DaemonProbe(
             dialer: NamespaceDialer(threads: Self.probeThreads),
             group: MultiThreadedEventLoopGroup.singleton
@@ -113,6 +119,7 @@ package struct RunnerParts: Sendable {
         crashes.forget(id)
         attempts.forget(id)
         puller.forget(id)
+        volumeDesk.forget(id)
     }
 
     /// The disk quota in force on a container; nil for none. Where it cannot be read it is that of the container's making.

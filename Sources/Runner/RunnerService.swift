@@ -96,7 +96,7 @@ package struct RunnerService: Service {
             logger.warning("host lacks a protection", metadata: ["host.warning": "\(warning)"])
         }
         let addresses = try AddressPlan(subnet: configuration.subnet)
-        let blueprint = ContainerBlueprint(
+        var blueprint = ContainerBlueprint(
             runner: identity.id,
             network: configuration.bridge,
             addresses: addresses,
@@ -105,6 +105,7 @@ package struct RunnerService: Service {
             limits: configuration.limits,
             runtime: configuration.runtime
         )
+        blueprint.volumes = VolumeFolders(root: configuration.volumesFolder)
         let table = ContainerTable(engine: client, runner: identity.id)
         let parts = try RunnerParts(
             queries: queries,
@@ -115,6 +116,7 @@ package struct RunnerService: Service {
             table: table,
             logger: logger
         )
+        try await parts.volumes?.prepare()
         let secret = try directory.secret()
         var door = IngressConfiguration(
             host: configuration.ingressHost,

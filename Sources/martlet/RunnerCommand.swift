@@ -49,13 +49,16 @@ struct RunnerCommand: AsyncParsableCommand {
         @OptionGroup var database: DatabaseOptions
         @OptionGroup var service: ServiceOptions
         @OptionGroup var host: RunnerOptions
+        @OptionGroup var volumes: VolumeOptions
 
         func run() async throws {
-            service.printAndExitIfAsked([database.line] + host.lines)
+            service.printAndExitIfAsked([database.line] + host.lines + volumes.lines)
             let log = Logger.component("runner", level: service.logLevel)
             let postgres = try PostgresConfiguration(url: database.url, applicationName: "martlet-runner")
+            var configuration = try host.configuration
+            configuration.volumes = try volumes.storage
             let runner = RunnerService(
-                try host.configuration,
+                configuration,
                 database: postgres,
                 engine: try DockerHost(parsing: host.dockerHost),
                 logger: log

@@ -73,10 +73,11 @@ import Testing
         try await TestAPI.with { api in
             let stranger = try await api.database.makeTenant("stranger")
             let sandbox = try await api.database.makeSandbox(of: api.tenant, name: "hidden")
+            let bodies = ["replace_labels": #"{"labels":{}}"#, "create_sandbox_snapshot": #"{"name":"x"}"#]
             for route in api.routes where route.pattern.hasPrefix("/sandbox/{id}") {
                 for name in [sandbox.id.description, "hidden"] {
                     let path = "/api" + route.pattern.filled(with: name)
-                    let json = route.operation == "replace_labels" ? #"{"labels":{}}"# : "{}"
+                    let json = bodies[route.operation] ?? "{}"
                     let answer = try await api.send(route.method.rawValue, path, key: .secret(stranger.key), json: json)
                     #expect(answer.status == 404, "\(route.operation): \(answer.text)")
                     #expect(!answer.text.contains("hidden\",\"org"))

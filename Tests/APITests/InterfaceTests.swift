@@ -41,10 +41,10 @@ import Testing
             let wrongMethod = try await api.send("PATCH", "/api/sandbox")
             #expect(wrongMethod.status == 405)
             #expect(wrongMethod.message.contains("GET, POST"))
-            let unsupported = try await api.send("POST", "/api/sandbox/x/fork")
+            let unsupported = try await api.send("GET", "/api/sandbox/x/region-quota")
             #expect(unsupported.status == 501)
-            #expect(unsupported.message.contains("fork_sandbox"))
-            expectErrorShape(unsupported, "/api/sandbox/x/fork")
+            #expect(unsupported.message.contains("get_region_quota_by_sandbox_id"))
+            expectErrorShape(unsupported, "/api/sandbox/x/region-quota")
             #expect(try await api.send("GET", "/api/sandbox/ssh-access/validate?token=x").status == 200)
             #expect(try await api.send("GET", "/api/sandbox/%00").status == 400)
         }

@@ -50,7 +50,22 @@ import Testing
             400,
             ["contextHashes", "not uploaded"]
         ),
-        (#"{"volumes":[{"volumeId":"v","mountPath":"/v"}]}"#, 501, ["volumes"]),
+        (#"{"volumes":[{"volumeId":"v","mountPath":"/v"}]}"#, 400, ["volume 'v' does not exist"]),
+        (#"{"volumes":{}}"#, 400, ["volumes is an object"]), (#"{"volumes":["v"]}"#, 400, ["objects only"]),
+        (#"{"volumes":[{"mountPath":"/v"}]}"#, 400, ["volumes[0].volumeId is missing"]),
+        (#"{"volumes":[{"volumeId":"v"}]}"#, 400, ["volumes[0].mountPath is missing"]),
+        (#"{"volumes":[{"volumeId":"v","mountPath":"/v","mode":"ro"}]}"#, 400, ["volumes[0].mode is not a field"]),
+        (#"{"volumes":[{"volumeId":"v","mountPath":"data"}]}"#, 400, ["mountPath is 'data'", "absolute"]),
+        (#"{"volumes":[{"volumeId":"v","mountPath":"/v","subpath":"a/../b"}]}"#, 400, ["subpath is 'a/../b'", "'..'"]),
+        (
+            #"{"volumes":[{"volumeId":"v","mountPath":"/v"},{"volumeId":"w","mountPath":"/v/w"}]}"#, 400,
+            ["'/v/w' lies within '/v'"]
+        ),
+        (
+            #"{"volumes":[\#((0..<17).map { #"{"volumeId":"v","mountPath":"/v\#($0)"}"# }.joined(separator: ","))]}"#,
+            400,
+            ["17 entries", "16"]
+        ),
         (#"{"secrets":[{"A":"b"}]}"#, 501, ["secrets"]),
         (#"{"kvm":true}"#, 501, ["kvm"]), (#"{"spot":true}"#, 501, ["spot"]),
         (#"{"linkedSandbox":"x"}"#, 501, ["linkedSandbox"]),

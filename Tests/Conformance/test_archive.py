@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Iterator
 
 import httpx
 import pytest
-from daytona import DaytonaBadRequestError, Sandbox, SandboxState
+from daytona import DaytonaBadRequestError, Sandbox, SandboxState, VolumeMount
 
 from Rig.database import Database
 from Rig.engine import Engine
@@ -108,22 +109,21 @@ def test_a_snapshot_of_a_sandbox_has_all_of_its_files(
 
 @pytest.mark.deadline(120)
 def test_an_archived_sandbox_comes_back_as_it_was(
-    client: Client, sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
+    sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
 ) -> None:
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0, labels={"kept": "yes"})
     before = make_mess(made, engine)
-    box = client.wait(client.sdk.get(made.id))
     for turn in range(2):
-        client.wait(box.stop())
-        client.wait(box.archive())
+        made.stop()
+        made.archive()
         found = reaches(api, made, "archived")
         assert found["backupState"] == "Completed" and found["backupCreatedAt"] and found["desiredState"] == "archived"
         assert "runnerId" not in found
         assert not [each for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
         held = database.rows("SELECT * FROM sandbox_placement WHERE sandbox_id = :'id'", id=made.id)
         assert held == [], "nothing is booked for it"
-        client.wait(box.start())
-        assert box.state == SandboxState.STARTED and box.labels["kept"] == "yes"
+        made.start()
+        assert made.state == SandboxState.STARTED and made.labels["kept"] == "yes"
         check_same(before, tree_of(made, engine))
         image = engine.container(made.id)["Image"]
         assert len(engine.get(f"/images/{image}/json")["RootFS"]["Layers"]) == 2, "one layer upon the image's own, however often"
@@ -182,6 +182,38 @@ def test_children_that_are_asked_for_at_once_share_the_work(
     assert 1 <= int(rows[0]["captures"]) <= 3
     sandboxes.remove([child.id for child in children])
     sandboxes.remove([made.id])
+
+
+@pytest.mark.deadline(120)
+def test_volumes_are_no_part_of_it(
+    sandboxes: Sandboxes, busybox: str, api: httpx.Client, names: list[str]
+) -> None:
+    sdk = sandboxes.client.sdk
+    volume = sdk.volume.create(f"test {secrets.token_hex(4)}")
+    eventually(lambda: sdk.volume.get(volume.name).state == "ready", DONE_SECONDS, "the volume to be ready")
+    mount = VolumeMount(volume_id=volume.id, mount_path="/data/shared")
+    made = sandboxes.create(snapshot=busybox, auto_stop_interval=0, volumes=[mount])
+    assert made.process.exec("echo shared > /data/shared/file; echo own > /root/own").exit_code == 0
+    child = made.fork()
+    eventually(
+        lambda: child.process.exec("cat /data/shared/file /root/own").result.split() == ["shared", "own"], DONE_SECONDS,
+        "the fork to have the same volume",
+    )
+    names.append(f"of-{made.id}")
+    made.create_snapshot(names[0])
+    other = sandboxes.create(snapshot=names[0], auto_stop_interval=0)
+    assert other.process.exec("cat /root/own; ls -d /data 2>/dev/null").result == "own\n"
+    made.stop(force=True)
+    made.archive()
+    reaches(api, made, "archived")
+    made.start()
+    eventually(
+        lambda: made.process.exec("cat /data/shared/file /root/own").result.split() == ["shared", "own"], DONE_SECONDS,
+        "the volume to be back",
+    )
+    sandboxes.remove([child.id, other.id])
+    sandboxes.remove([made.id])
+    sdk.volume.delete(volume)
 
 
 def test_what_a_state_forbids_is_told(sandboxes: Sandboxes, busybox: str, api: httpx.Client) -> None:
@@ -254,9 +286,17 @@ def test_a_runner_killed_while_capturing_loses_nothing(
     assert made.process.exec("head -c 30000000 /dev/urandom > /root/large").exit_code == 0
     before = tree_of(made, engine)
     names.append(f"of-{made.id}")
-    assert api.post(f"/sandbox/{made.id}/snapshot", json={"name": names[0]}).json()["state"] == "snapshotting"
+    # As the API asks, which would wait a moment for the answer.
+    database.rows(
+        "SELECT request_capture(id, organization_id, generation, 'snapshot', :'name') FROM sandbox WHERE id = :'id'",
+        id=made.id, name=names[0],
+    )
+    assert state(api, made)["state"] == "snapshotting"
     eventually(
-        lambda: database.rows("SELECT step FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id WHERE s.name = :'name' AND j.runner_id IS NOT NULL", name=names[0]),
+        lambda: database.rows(
+            "SELECT 1 AS held FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id "
+            "WHERE s.name = :'name' AND j.runner_id IS NOT NULL", name=names[0],
+        ),
         DONE_SECONDS, "the capture to be under way", every=0.02,
     )
     stack.kill("runner")
@@ -284,7 +324,10 @@ def test_our_registry_may_be_away_for_a_while(
     try:
         assert api.post(f"/sandbox/{made.id}/archive").json()["state"] == "archiving"
         eventually(
-            lambda: database.rows("SELECT 1 FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id WHERE s.source_sandbox_id = :'id' AND j.failures > 0", id=made.id),
+            lambda: database.rows(
+                "SELECT j.failures FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id "
+                "WHERE s.source_sandbox_id = :'id' AND j.failures > 0", id=made.id,
+            ),
             DONE_SECONDS, "the backup to fail",
         )
         assert state(api, made)["state"] == "archiving" and engine.container(made.id), "its only copy is kept"

@@ -198,8 +198,8 @@ def test_orders_at_once_end_in_a_state_of_rest(api: httpx.Client, sandboxes: San
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "archive"), ("POST", "pause"), ("POST", "fork"), ("POST", "snapshot"), ("POST", "ssh-access"),
-        ("GET", "ports/3000/preview-url"), ("GET", "ports/3000/signed-preview-url"), ("PUT", "secrets"),
+        ("POST", "pause"), ("POST", "ssh-access"), ("GET", "ports/3000/preview-url"),
+        ("GET", "ports/3000/signed-preview-url"), ("PUT", "secrets"),
     ],
 )  # fmt: skip
 def test_what_later_issues_bring_is_refused_clearly(api: httpx.Client, small: Any, method: str, path: str) -> None:

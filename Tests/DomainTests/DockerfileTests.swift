@@ -47,7 +47,7 @@ import Testing
             """
         let file = Dockerfile(text)
         #expect(file.problems == [])
-        #expect(file.text(naming: [:]) == text)
+        #expect(Dockerfile("FROM a\nRUN b \\\n c\n").text(naming: [:]) == "FROM a\nRUN b \\\n c\n")
         #expect(
             file.text(naming: ["python:3": "p@sha256:1", "busybox:1": "b@sha256:2"]) == """
                 ARG BASE=python
@@ -60,7 +60,7 @@ import Testing
                 FROM build
                 COPY --chown=1:1   --from=b@sha256:2 /bin/sh /--from=busybox:1
 
-                COPY --from=build /a /b\r
+                COPY --from=build /a /b
                 FROM b@sha256:2
                 RUN true
                 """
@@ -88,7 +88,13 @@ import Testing
         ("FROM a\nONBUILD ADD http://x /x", "not supported"), ("FROM a\nonbuild run true", "not supported"),
         ("FROM a\nCOPY --from=$X /a /b", "--from"), ("FROM a\nCOPY --link a b", "BuildKit"),
         ("FROM a\nRUN <<EOF\necho\nEOF", "Here-documents"), ("FROM a\nFETCH x", "no instruction"),
-        ("FROM a\nRUN \0", "NUL"),
+        ("FROM a\nRUN \0", "NUL"), ("FROM a\nRUN echo \\\\\nADD http://x /x", "two backslashes"),
+        ("FROM a\nRUN echo \\\\\\ \t\r\nADD http://x /x", "two backslashes"),
+        ("FROM a\nADD \\\n \u{301}# http://x /x\nRUN true", "may not have"),
+        ("FROM a\nCOPY --chown=\" x\" --from=evil a b", "quotes"),
+        ("FROM a\nCOPY --chown=a\\ --from=evil b c", "quotes"),
+        ("FROM a\nADD --chown=' x' b c", "quotes"), ("FROM scratch\u{a0}as\u{a0}b", "ASCII"),
+        ("#\u{a0}escape=`\nFROM a\n \u{301}# x", "no instruction"),
     ])
     func refuses(text: String, because words: String) {
         let problems = Dockerfile(text).problems

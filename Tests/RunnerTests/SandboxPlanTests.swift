@@ -9,6 +9,8 @@ private struct Model {
         case absent, foreign, created, createdOtherwise, running, paused, frozen, exited, crashed, gaveUp, dead
     }
 
+    enum Volumes { case hidden, prepared, shown }
+
     var desired: AssignedSandbox
     var phase: Phase
     var hasWantedLimits: Bool
@@ -19,6 +21,7 @@ private struct Model {
     /// Whether the daemon that runs was told to record terminals, if it was told anything.
     var told: Bool?
     var placed = true
+    var volumes = Volumes.hidden
     var violations: [String] = []
 
     var observed: SandboxObserved {
@@ -74,9 +77,8 @@ private struct Model {
             switch action {
             case .createContainer, .startContainer, .resumeContainer, .stopContainer, .removeContainer, .updateLimits:
                 violations.append("touched a stranger's container: \(action)")
-            case .report, .removeStale, .ensureImage, .installRules, .awaitDaemon, .tellDaemon, .removeRules,
-                .reportReached,
-                .settle, .fail, .release:
+            case .report, .removeStale, .ensureImage, .installRules, .prepareVolumes, .showVolumes, .hideVolumes,
+                .awaitDaemon, .tellDaemon, .removeRules, .reportReached, .settle, .fail, .release:
                 break
             }
         }
@@ -87,7 +89,17 @@ private struct Model {
         case .installRules:
             expect(!stale, "rules were installed while another epoch's container was there")
             rules = .current
+        case .prepareVolumes:
+            expect(phase != .running && phase != .foreign, "took volumes away from what is \(phase)")
+            volumes = .prepared
+        case .showVolumes:
+            expect(phase == .running, "showed volumes to what is \(phase)")
+            volumes = .shown
+        case .hideVolumes:
+            expect(phase != .running && phase != .frozen, "hid volumes from what is \(phase)")
+            volumes = .hidden
         case .createContainer:
+            expect(volumes != .hidden || desired.volumes.isEmpty, "created before its volumes were prepared")
             expect(phase == .absent, "created over \(phase)")
             phase = .created
             hasWantedLimits = true
@@ -95,12 +107,17 @@ private struct Model {
         case .startContainer:
             expect(desired.desired == .started, "started what is to be \(desired.desired)")
             expect(rules == .current, "started before its rules")
+            expect(volumes == .prepared || desired.volumes.isEmpty, "started while its volumes were \(volumes)")
             expect([.created, .exited, .crashed].contains(phase), "started what is \(phase)")
             phase = .running
             run = "new run"
             told = nil
         case .awaitDaemon, .tellDaemon:
             expect(phase == .running, "waited for the daemon of what is \(phase)")
+            expect(
+                volumes == .shown || desired.volumes.isEmpty || action == .tellDaemon,
+                "let users in before the volumes"
+            )
             told = desired.recordsTerminals
         case .updateLimits:
             expect(hasContainer, "limits of nothing")
@@ -186,6 +203,10 @@ private func allModels() -> [Model] {
                     desired.reported.state = state
                     desired.reported.generation = bits & 2 != 0 ? 5 : 4
                     desired.reported.hasTimedOut = bits & 128 != 0
+                    // Half of them mount a volume, whatever else they are.
+                    if bits.nonzeroBitCount % 2 == 1 {
+                        desired.volumes = [SandboxVolume(volumeId: .random(), mountPath: "/v")]
+                    }
                     desired.reported.containerID = bits & 4 != 0 ? "c" : nil
                     desired.reported.effective.run = bits & 8 != 0 ? "r" : nil
                     for rules in [RulesObservation.absent, .differing, .current] {
@@ -271,6 +292,18 @@ private func allModels() -> [Model] {
             plan.steps == [
                 [.ensureImage], [.installRules, .createContainer], [.startContainer], [.awaitDaemon],
                 [.settle(.started)],
+            ]
+        )
+    }
+
+    @Test func volumesAreThereBeforeTheUsersProgramsAre() {
+        var desired = AssignedSandbox(id: .random(), image: "i", toolboxToken: "t")
+        desired.volumes = [SandboxVolume(volumeId: .random(), mountPath: "/v")]
+        desired.reported.state = .stopped
+        #expect(
+            planSandbox(desired: desired, observed: SandboxObserved()).steps == [
+                [.ensureImage], [.report(.starting)], [.prepareVolumes], [.installRules, .createContainer],
+                [.startContainer], [.showVolumes], [.awaitDaemon], [.settle(.started)],
             ]
         )
     }

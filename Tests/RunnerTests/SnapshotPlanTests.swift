@@ -1,7 +1,7 @@
 import Docker
 import Domain
 import FoundationEssentials
-import Runner
+@testable import Runner
 import Store
 import Testing
 
@@ -112,6 +112,21 @@ import Testing
         for bad in ["127.0.0.1:5000", "ftp://x", "http://", "http://a/b", "http://u:p@a"] {
             #expect(throws: RunnerError.self, "\(bad)") { try RegistryAccess(url: bad, username: "", password: "") }
         }
+    }
+
+    /// Whoever waits for a capture cannot stop his sandbox meanwhile.
+    @Test func whatHoldsASandboxUpIsNotTriedForEver() {
+        let away = DockerError(operation: "push", kind: .unavailable, message: "away")
+        for failures in 0..<20 {
+            let isLast = failures >= heldUpTriesLimit - 1
+            for purpose in CapturePurpose.allCases {
+                let fate = judgeCaptureFailure(away, step: .push, failures: failures, for: purpose)
+                #expect((fate == .final) == (isLast && purpose != .backup), "\(purpose) \(failures)")
+            }
+        }
+        #expect(
+            judgeCaptureFailure(CaptureRefused("too large"), step: .read, failures: 0, for: .backup) == .final
+        )
     }
 }
 

@@ -95,6 +95,11 @@ import Testing
             )
             #expect(listed.items.map(\.name) == ["default"])
             #expect(try await database.owner.snapshots.countOwned(by: tenant.organization) == 0)
+            await #expect(throws: PostgresError.self, "the ceiling is for what is named") {
+                try await name(database, tenant, "one")
+            }
+            try await database.owner.execute("UPDATE organization SET snapshot_limit = 1")
+            try await name(database, tenant, "one")
             let hidden: SnapshotID = try await database.owner.queryFirst("SELECT id FROM snapshot WHERE hidden")!["id"]
             #expect(try await database.owner.snapshots.find("\(hidden)", for: tenant.organization) == nil)
             try await database.owner.execute(

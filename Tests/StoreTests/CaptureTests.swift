@@ -29,6 +29,25 @@ import Testing
         }
     }
 
+    @Test func whoIsInIsNotThrownOut() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let token = SSHToken.random()
+            _ = try await database.owner.sshAccess.grant(
+                token,
+                to: one.id,
+                in: tenant.organization,
+                minutes: 5,
+                by: Actor("t")
+            )
+            #expect(try await fork(one, database, tenant) != nil)
+            #expect(try await find(one, database, tenant).state == .forking)
+            let seen = try await database.owner.queryFirst("SELECT state FROM admit_ssh(\(token.hash))")
+            #expect(try seen?["state"] == "started")
+            let route = try await database.owner.queryFirst("SELECT state FROM route WHERE sandbox_id = \(one.id)")
+            #expect(try route?["state"] == "started")
+        }
+    }
+
     @Test func aCaptureThatFailsGivesTheSandboxBackAndCanBeTriedAgain() async throws {
         try await withStarted { database, tenant, runner, one in
             #expect(try await request(.snapshot, one, database, tenant, name: "mine"))

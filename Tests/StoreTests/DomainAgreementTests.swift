@@ -23,6 +23,12 @@ import Testing
             #expect(observed == Set(ObservedState.allCases.map(\.rawValue)))
             let desired = try await words(ofCheckOn: "desired_state", of: "sandbox", database)
             #expect(desired == Set(DesiredState.allCases.map(\.rawValue)))
+            let volumes = try await words(ofCheckOn: "state", of: "volume", database)
+            #expect(volumes == Set(VolumeState.allCases.map(\.rawValue)))
+            let wishes = try await words(ofCheckOn: "desired_state", of: "volume", database)
+            #expect(wishes == Set(VolumeWish.allCases.map(\.rawValue)))
+            let mounts = try await words(ofCheckOn: "state", of: "volume_mount", database)
+            #expect(mounts == Set(VolumeMountState.allCases.map(\.rawValue)))
         }
     }
 

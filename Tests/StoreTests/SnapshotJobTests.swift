@@ -259,7 +259,7 @@ import Testing
 
                 let repository = InternalImage.repository(of: deleted)
                 try await database.owner.execute(
-                    "UPDATE discarded_repository SET discarded_at = now() - interval '64 minutes', not_before = now() - interval '1 s' WHERE repository = \(repository)"
+                    "UPDATE discarded_repository SET discarded_at = now() - interval '64 minutes', not_before = now() - interval '1 hour' WHERE repository = \(repository)"
                 )
                 #expect(try await runner.jobs.claimDiscarded(for: .seconds(60)) == repository)
                 try await runner.jobs.settleDiscarded(repository, isAllGone: true)

@@ -36,7 +36,7 @@ extension APIError {
         case .nameTaken, .changedMeanwhile: self.init(.conflict, words, cause: error)
         case .ceilingReached: self.init(.forbidden, words, cause: error)
         // 409 and not 503: clients would repeat a 503 by themselves, and room does not come back in a second.
-        case .noRoom: self.init(.conflict, words, cause: error)
+        case .noRoom, .inUse: self.init(.conflict, words, cause: error)
         case .invalidValue: self.init(.badRequest, words, cause: error)
         case .unavailable: self.init(.serviceUnavailable, words, cause: error)
         case .migrationRefused, .failed:

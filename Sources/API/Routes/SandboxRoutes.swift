@@ -66,6 +66,7 @@ struct SandboxRoutes: Sendable {
         }
         let wanted = try CreateSandboxWire(body, for: organization)
         let region = try await region(wanted.target, for: organization)
+        let volumes = try await volumes(wanted.volumes, for: caller)
         let snapshot =
             if let source = wanted.source {
                 try await image(source, in: region, for: caller.organization)
@@ -79,6 +80,7 @@ struct SandboxRoutes: Sendable {
             snapshot: snapshot,
             name: wanted.name
         )
+        new.volumes = volumes
         wanted.apply(to: &new, of: organization)
         return new
     }
@@ -112,6 +114,25 @@ struct SandboxRoutes: Sendable {
             throw APIError.badRequest("snapshot '\(snapshot.name)' is \(snapshot.state.rawValue), not active\(why)")
         }
         return snapshot
+    }
+
+    /// Those that were named, by their ids. Whether they are ready is asked once more, under a lock, by the insert.
+    private func volumes(_ wanted: [VolumeMountWire], for caller: Caller) async throws -> [SandboxVolume] {
+        var volumes: [SandboxVolume] = []
+        for mount in wanted {
+            guard let found = try await database.volumes.find(mount.volume, in: caller.organization) else {
+                throw APIError.badRequest(
+                    "volume '\(mount.volume.shortened)' does not exist. GET /volumes lists those that do"
+                )
+            }
+            guard found.state == .ready else {
+                throw APIError.badRequest(
+                    "volume '\(found.name)' is \(found.state.rawValue), not ready. Wait until GET /volumes/\(found.id) says ready"
+                )
+            }
+            volumes.append(SandboxVolume(volumeId: found.id, mountPath: mount.mountPath, subpath: mount.subpath))
+        }
+        return volumes
     }
 
     /// The hidden snapshot of an image or a build. It need not be there yet: the sandbox waits for it.

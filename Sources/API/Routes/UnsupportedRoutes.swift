@@ -106,11 +106,6 @@ enum UnsupportedRoutes {
         POST /users/linked-accounts link_account
         GET /users/me/pending-sso-links list_pending_sso_links
         POST /users/me/logins record_login
-        POST /volumes create_volume
-        DELETE /volumes/{volumeId} delete_volume
-        GET /volumes/{volumeId} get_volume
-        GET /volumes/by-name/{name} get_volume_by_name
-        GET /volumes list_volumes
         POST /warm-pools create_warm_pool
         DELETE /warm-pools/{id} delete_warm_pool
         GET /warm-pools list_warm_pools

@@ -66,6 +66,7 @@ package func buildAPI(
         + SnapshotRoutes(database: database).routes
         + BuildLogRoutes(sandboxes: sandboxes, configuration: configuration).routes
         + StorageRoutes(database: database, configuration: configuration).routes
+        + VolumeRoutes(database: database, limits: limits).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes
     let addresses = PlaceCounts<Place>(limit: limits.connectionsPerAddressLimit)

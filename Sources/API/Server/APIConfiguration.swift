@@ -89,6 +89,9 @@ package struct APILimits: Sendable {
     package var createHold: Duration = .seconds(10)
     /// The same for start, stop, recover and resize.
     package var changeHold: Duration = .seconds(2)
+    /// How long `POST /volumes` may wait for `ready`; as a rule it takes a tenth of a second.
+    package var volumeHold: Duration = .seconds(5)
+    package var volumePollInterval: Duration = .milliseconds(50)
     /// How often a held request looks at the row although nothing woke it.
     package var holdPollInterval: Duration = .milliseconds(500)
     /// The largest request body.

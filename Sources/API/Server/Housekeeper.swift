@@ -25,6 +25,7 @@ struct Housekeeper: Service {
         await attempt("captures") { try await database.captures.housekeep() }
         await attempt("ssh access") { try await database.sshAccess.purge() }
         await attempt("events") { try await database.sandboxes.purgeEvents() }
+        await attempt("volumes") { try await database.volumes.purge() }
     }
 
     private func attempt(_ chore: String, _ body: () async throws -> Int) async {

@@ -15,6 +15,7 @@ struct CreateSandboxWire: Sendable {
     var gpuTypes: [String]
     var networkBlockAll: Bool?
     var networkAllowList: String?
+    var volumes: [VolumeMountWire]
     var autoStopMinutes: Int?
     var autoArchiveMinutes: Int?
     var autoDeleteMinutes: Int?
@@ -43,6 +44,7 @@ struct CreateSandboxWire: Sendable {
         gpuTypes = fields.list("gpuType", limit: SandboxRules.gpuTypes.count) ?? []
         networkBlockAll = fields.bool("networkBlockAll")
         networkAllowList = Self.networkAllowList(&fields)
+        volumes = VolumeMountWire.list(&fields)
         autoStopMinutes = fields.integer("autoStopInterval", in: 0...SandboxRules.minutesLimit)
         autoArchiveMinutes = fields.integer("autoArchiveInterval", in: 0...SandboxRules.autoArchiveMinutesLimit)
         autoDeleteMinutes = fields.integer(
@@ -107,7 +109,6 @@ struct CreateSandboxWire: Sendable {
     }
 
     private static func refuseWhatIsNotBuilt(_ fields: inout FieldReader) {
-        fields.refuse("volumes", "volumes are not built yet")
         fields.refuse("secrets", "secrets are not built yet; use env")
         fields.refuse("kvm", "nested virtualisation is not offered to containers")
         fields.refuse("spot", "there are no spot GPUs here")

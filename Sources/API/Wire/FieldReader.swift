@@ -73,6 +73,18 @@ struct FieldReader {
         return texts
     }
 
+    /// A list of objects.
+    mutating func objects(_ name: String, limit: Int) -> [[String: JSONValue]]? {
+        guard let value = value(name) else { return nil }
+        guard case .array(let items) = value else { return complain(about: name, value, "must be a list of objects") }
+        guard items.count <= limit else {
+            return complain(about: name, "has \(items.count) entries; the limit is \(limit)")
+        }
+        let objects = items.compactMap { item in if case .object(let fields) = item { fields } else { nil } }
+        guard objects.count == items.count else { return complain(about: name, "must hold objects only") }
+        return objects
+    }
+
     /// A field of which only emptiness can be honoured as yet. Anything else is refused by name, not passed over.
     mutating func refuse(_ name: String, _ why: String) {
         guard let value = value(name), !value.isNothing else { return }
@@ -82,12 +94,14 @@ struct FieldReader {
     /// Throws all complaints in one: 400, or 501 where nothing is wrong but something is beyond us. Fields that nobody asked
     /// for are complaints too: a misspelt limit must not be passed over.
     func finish() throws {
-        let unknown = fields.keys.filter { !known.contains($0) }.sorted().map {
-            "\($0.shortened) is not a field of this request"
-        }
-        let all = problems + unknown
+        let all = problems + unknownFields
         if !all.isEmpty { throw APIError.badRequest((all + unsupported).joined(separator: "; ")) }
         if !unsupported.isEmpty { throw APIError.unsupported(unsupported.joined(separator: "; ")) }
+    }
+
+    /// A complaint for each field that was not read.
+    var unknownFields: [String] {
+        fields.keys.filter { !known.contains($0) }.sorted().map { "\($0.shortened) is not a field of this request" }
     }
 
     private mutating func complain<Value>(about name: String, _ value: JSONValue, _ rule: String) -> Value? {

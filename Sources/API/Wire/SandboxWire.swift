@@ -39,7 +39,7 @@ struct SandboxWire: Encodable {
     var queueTimeout: Int?
     var queueTimedOutAt: Date?
     /// nil in lists.
-    var volumes: [String]?
+    var volumes: [SandboxVolume]?
     var createdAt: Date
     var updatedAt: Date
     var lastActivityAt: Date?
@@ -80,7 +80,7 @@ struct SandboxWire: Encodable {
         autoDestroyAt = record.autoDestroyAt
         queueTimeout = record.queueTimeoutMinutes
         queueTimedOutAt = record.queueTimedOutAt
-        volumes = []
+        volumes = record.volumes
         createdAt = record.createdAt
         updatedAt = record.updatedAt
         lastActivityAt = record.lastActivityAt

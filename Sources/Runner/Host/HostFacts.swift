@@ -88,6 +88,7 @@ extension HostFacts {
         report.liveRestore = engine.liveRestoreEnabled
         report.enforcesDiskQuota = diskNote == nil
         report.changesDiskQuota = resizes
+        report.mountsVolumes = configuration.volumes != nil
         report.warnings = warnings(engine, diskNote: diskNote)
         return report
     }

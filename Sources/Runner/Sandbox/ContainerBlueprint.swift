@@ -14,6 +14,8 @@ package struct ContainerBlueprint: Sendable {
     package var host: HostFacts
     package var limits: SandboxLimits
     package var runtime: String?
+    /// Where slots of volumes are.
+    package var volumes: VolumeFolders?
 
     package init(
         runner: RunnerID,
@@ -53,6 +55,7 @@ extension ContainerBlueprint {
         its.entrypoint = [DaemonCopy.pathInSandbox] + argv(of: sandbox, image: image)
         its.hostname = String("\(sandbox.id)".prefix(8))
         its.binds = [BindMount(source: daemon.directory, target: DaemonCopy.mountPoint, isReadOnly: true)]
+        its.binds += volumeBinds(of: sandbox)
         setLimits(&its, sandbox)
         setPrivileges(&its, sandbox)
         let address = try addresses.address(ofSlot: sandbox.slot)
@@ -67,6 +70,20 @@ extension ContainerBlueprint {
         its.labels[ContainerLabel.daemon] = daemon.hash
         its.labels[ContainerLabel.shape] = shape(of: sandbox)
         return its
+    }
+
+    /// Slots of their own, read-only: what is mounted on a slot while the container runs appears in it and can be written to; a
+    /// slot on which nothing is mounted takes nothing. See `README.md`.
+    private func volumeBinds(of sandbox: AssignedSandbox) -> [BindMount] {
+        guard let volumes else { return [] }
+        return zip(sandbox.slots, sandbox.volumes).map { slot, volume in
+            BindMount(
+                source: volumes.path(of: slot),
+                target: volume.mountPath,
+                isReadOnly: true,
+                propagation: .rslave
+            )
+        }
     }
 
     private func argv(of sandbox: AssignedSandbox, image: ImageInspection) -> [String] {
@@ -114,6 +131,7 @@ extension ContainerBlueprint {
             daemon.hash,
         ]
         text += [runtime ?? "", "\(host.hasIPv6)"] + host.resolvers.map { "\($0)" }
+        text += sandbox.volumes.map { "\($0.volumeId) \($0.mountPath)" }
         text += sandbox.entrypoint ?? ["\u{0}image"]
         text += sandbox.env.map { "\($0.key)=\($0.value)" }.sorted()
         let bytes = text.map { "\($0.utf8.count):\($0)" }.joined()

@@ -64,7 +64,7 @@ private func judgeOwn(_ error: RunnerError, _ attempts: Int) -> FailureFate {
     case .addressHeld, .changedMeanwhile, .endedWhileStarting, .fenced, .registryAway: .retry
     case .daemonSilent, .imageLost: .settle(reason: error.message, recoverable: true)
     case .noImage, .noAddress: .settle(reason: error.message, recoverable: false)
-    case .misconfigured, .stateDirectory, .diskQuota:
+    case .misconfigured, .stateDirectory, .diskQuota, .volume:
         attempts < failuresLimit ? .retry : .settle(reason: error.message, recoverable: true)
     }
 }

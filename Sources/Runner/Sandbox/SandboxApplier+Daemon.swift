@@ -62,7 +62,7 @@ extension SandboxApplier {
         )
     }
 
-    private func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {
+    func inspectRunning(_ desired: AssignedSandbox) async throws -> ContainerInspection {
         let found = try await inspect(desired)
         if let run = found.run { parts.crashes.noteRun(run, of: desired.id) }
         guard found.state.status == .running else {

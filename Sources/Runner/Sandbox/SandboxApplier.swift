@@ -73,6 +73,13 @@ struct SandboxApplier: Sendable {
         case .removeStale(let stale): try await removeStale(stale, of: desired.id)
         case .ensureImage: return try await ensureImage(desired)
         case .installRules: try await installRules(desired)
+        case .prepareVolumes: try await SandboxVolumes(parts: parts).prepare(desired)
+        case .showVolumes: try await showVolumes(desired)
+        case .hideVolumes:
+            try await SandboxVolumes(parts: parts).hide(
+                desired,
+                removing: desired.desired == .destroyed || desired.isArchiveReady
+            )
         case .createContainer: return try await createContainer(desired, known)
         case .startContainer: try await startContainer(desired, known)
         case .awaitDaemon: return try await awaitDaemon(desired)
@@ -96,8 +103,8 @@ struct SandboxApplier: Sendable {
             switch action {
             case .removeStale(let stale): try await removeStale(stale, of: id)
             case .removeRules: try await parts.firewall.remove(id)
-            case .report, .ensureImage, .installRules, .createContainer, .startContainer, .awaitDaemon, .tellDaemon,
-                .updateLimits, .resumeContainer, .stopContainer,
+            case .report, .ensureImage, .installRules, .prepareVolumes, .createContainer, .startContainer, .showVolumes,
+                .hideVolumes, .awaitDaemon, .tellDaemon, .updateLimits, .resumeContainer, .stopContainer,
                 .removeContainer, .reportReached, .settle, .fail, .release:
                 preconditionFailure("an unplaced sandbox is never given \(action.name)")
             }
@@ -175,6 +182,11 @@ struct SandboxApplier: Sendable {
     private func installRules(_ desired: AssignedSandbox) async throws {
         let key = PlacementKey(desired.id, epoch: desired.epoch)
         try await parts.firewall.ensure(try parts.blueprint.firewall(of: desired), for: key)
+    }
+
+    private func showVolumes(_ desired: AssignedSandbox) async throws {
+        let container = try await inspectRunning(desired)
+        try await SandboxVolumes(parts: parts).show(desired, to: Int(container.state.processID))
     }
 
     // MARK: - Container
@@ -337,8 +349,11 @@ extension SandboxAction {
         case .removeStale: "remove-stale"
         case .ensureImage: "ensure-image"
         case .installRules: "install-rules"
+        case .prepareVolumes: "prepare-volumes"
         case .createContainer: "create-container"
         case .startContainer: "start-container"
+        case .showVolumes: "show-volumes"
+        case .hideVolumes: "hide-volumes"
         case .awaitDaemon: "await-daemon"
         case .tellDaemon: "tell-daemon"
         case .updateLimits: "update-limits"

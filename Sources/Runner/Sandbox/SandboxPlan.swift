@@ -11,8 +11,14 @@ package enum SandboxAction: Sendable, Hashable {
     case ensureImage
     /// The wanted rules are in the kernel afterwards.
     case installRules
+    /// Its volumes are mounted on the host afterwards, and wait for the container to start.
+    case prepareVolumes
     case createContainer
     case startContainer
+    /// Its volumes are seen in the container afterwards, which runs nothing of the user's before its daemon is awaited.
+    case showVolumes
+    /// Its volumes are not seen by any container of it any more.
+    case hideVolumes
     /// Its daemon answers afterwards.
     case awaitDaemon
     /// Its daemon, which runs, knows its settings afterwards; unless it does not answer.
@@ -65,7 +71,7 @@ package func planSandbox(desired: AssignedSandbox, observed: SandboxObserved) ->
     case .started: planStarted(desired, observed, &plan)
     case .stopped: planStopped(desired, observed, &plan)
     case .archived: planArchived(desired, observed, &plan)
-    case .destroyed: planDestroyed(observed, &plan)
+    case .destroyed: planDestroyed(desired, observed, &plan)
     }
     return plan
 }
@@ -81,12 +87,13 @@ package func planUnplaced(observed: SandboxObserved) -> SandboxPlan {
 // MARK: - Destroyed
 // Nothing is reported on the way: the view shows `destroying` as soon as it is wanted.
 
-private func planDestroyed(_ observed: SandboxObserved, _ plan: inout SandboxPlan) {
+private func planDestroyed(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
     switch observed.container {
     case .absent, .foreign: break
     case .created, .running, .paused, .frozen, .exited, .unusable: plan.then(.removeContainer)
     }
     if observed.rules != .absent { plan.then(.removeRules) }
+    if !desired.volumes.isEmpty { plan.then(.hideVolumes) }
     plan.then(.release)
 }
 
@@ -94,7 +101,7 @@ private func planDestroyed(_ observed: SandboxObserved, _ plan: inout SandboxPla
 // Its container is the only place of its files until the row says that its backup has them.
 
 private func planArchived(_ desired: AssignedSandbox, _ observed: SandboxObserved, _ plan: inout SandboxPlan) {
-    if desired.isArchiveReady { planDestroyed(observed, &plan) } else { planStopped(desired, observed, &plan) }
+    if desired.isArchiveReady { planDestroyed(desired, observed, &plan) } else { planStopped(desired, observed, &plan) }
 }
 
 // MARK: - Stopped
@@ -106,17 +113,14 @@ private func planStopped(_ desired: AssignedSandbox, _ observed: SandboxObserved
     case .created(let facts), .exited(let facts, _):
         if observed.rules != .current { plan.then(.installRules) }
         if !facts.hasWantedLimits { plan.adjustLimits(desired) }
-    case .running, .frozen:
+    case .running, .paused, .frozen:
+        // What is paused hears no signal.
+        if case .paused = observed.container { plan.then(.resumeContainer) }
         if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping {
             plan.then(.report(.stopping))
         }
         plan.then(.stopContainer(force: desired.forceStop || desired.hasFailed))
-    case .paused:
-        plan.then(.resumeContainer)
-        if desired.reported.state.mayBecome(.stopping), desired.reported.state != .stopping {
-            plan.then(.report(.stopping))
-        }
-        plan.then(.stopContainer(force: desired.forceStop || desired.hasFailed))
+        if !desired.volumes.isEmpty { plan.then(.hideVolumes) }
     case .unusable:
         plan.then(.removeContainer)
         if observed.rules != .absent { plan.then(.removeRules) }
@@ -184,8 +188,7 @@ private func planRunning(
         var first = plan.startingReport(desired) + [.installRules]
         if !facts.hasWantedLimits { first.append(.updateLimits) }
         plan.steps.append(first)
-        plan.then(.awaitDaemon)
-        plan.then(.settle(.started))
+        plan.awaitAndSettle(desired)
         return
     }
     if observed.rules != .current { plan.then(.installRules) }
@@ -206,19 +209,35 @@ private func foreignReason(_ desired: AssignedSandbox, _ id: String) -> String {
 extension SandboxPlan {
     fileprivate mutating func create(_ desired: AssignedSandbox) {
         then(.ensureImage)
-        steps.append(startingReport(desired) + [.installRules, .createContainer])
-        startAndSettle()
+        let reporting = prepareVolumes(desired)
+        steps.append(reporting + [.installRules, .createContainer])
+        startAndSettle(desired)
     }
 
     fileprivate mutating func start(_ desired: AssignedSandbox, _ facts: ContainerFacts) {
-        var first = startingReport(desired) + [.installRules]
+        var first = prepareVolumes(desired) + [.installRules]
         if !facts.hasWantedLimits { first.append(.updateLimits) }
         steps.append(first)
-        startAndSettle()
+        startAndSettle(desired)
     }
 
-    private mutating func startAndSettle() {
+    /// Before volumes are prepared the row says that it starts, so that nobody takes the run that ended for one that needs them.
+    /// Returns the report that is still to be made.
+    private mutating func prepareVolumes(_ desired: AssignedSandbox) -> [SandboxAction] {
+        let reporting = startingReport(desired)
+        if desired.volumes.isEmpty { return reporting }
+        if !reporting.isEmpty { steps.append(reporting) }
+        then(.prepareVolumes)
+        return []
+    }
+
+    private mutating func startAndSettle(_ desired: AssignedSandbox) {
         then(.startContainer)
+        awaitAndSettle(desired)
+    }
+
+    fileprivate mutating func awaitAndSettle(_ desired: AssignedSandbox) {
+        if !desired.volumes.isEmpty { then(.showVolumes) }
         then(.awaitDaemon)
         then(.settle(.started))
     }

@@ -27,6 +27,8 @@ package struct SandboxReconciler: Sendable {
             return plan.recheck.map { .recheck(after: $0) } ?? .settled
         } catch let wait as PullUnderway {
             return .recheck(after: wait.patience)
+        } catch let wait as MountUnderway {
+            return .recheck(after: wait.patience)
         } catch {
             return try await record(error, desired)
         }

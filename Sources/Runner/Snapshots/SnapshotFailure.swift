@@ -1,6 +1,6 @@
 import Docker
 import Domain
-import Store
+package import Store
 
 /// The steps of making a snapshot's image.
 package enum SnapshotStep: String, Sendable, Hashable, CaseIterable {
@@ -49,6 +49,17 @@ package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failur
         return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
     }
 }
+
+/// The same for a capture. What holds its sandbox up is not tried for an hour; a backup, for which nobody waits, is.
+package func judgeCaptureFailure(_ error: any Error, step: SnapshotStep, failures: Int, for purpose: CapturePurpose)
+    -> SnapshotFate
+{
+    if purpose != .backup, failures >= heldUpTriesLimit - 1 { return .final }
+    return judgeSnapshotFailure(error, step: step, failures: failures)
+}
+
+/// How often a capture is tried that its sandbox's owner waits for: about two minutes.
+package let heldUpTriesLimit = 7
 
 /// How often a registry of a user's is asked that does not answer, or not as it should.
 package let strangersTriesLimit = 3

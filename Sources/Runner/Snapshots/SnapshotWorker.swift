@@ -163,7 +163,12 @@ struct SnapshotWorker: Sendable {
         if Task.isCancelled { return }
         let (step, meter) = position.now
         let reason = snapshotReason(error, step: step, image: job.imageName ?? "", lines: meter.lastLines)
-        let fate = judgeSnapshotFailure(error, step: step, failures: job.failures)
+        let fate =
+            if let order = job.capture {
+                judgeCaptureFailure(error, step: step, failures: job.failures, for: order.purpose)
+            } else {
+                judgeSnapshotFailure(error, step: step, failures: job.failures)
+            }
         logger.warning("snapshot failed", metadata: ["snapshot.reason": "\(reason)", "snapshot.fate": "\(fate)"])
         do {
             switch fate {

@@ -14,6 +14,9 @@ extension Identifier: PostgresCodable, PostgresArrayElement {
 extension DesiredState: PostgresCodable, PostgresArrayElement {}
 extension ObservedState: PostgresCodable, PostgresArrayElement {}
 extension PublicState: PostgresCodable, PostgresArrayElement {}
+extension VolumeMountState: PostgresCodable, PostgresArrayElement {}
+extension VolumeState: PostgresCodable, PostgresArrayElement {}
+extension VolumeWish: PostgresCodable, PostgresArrayElement {}
 extension SnapshotState: PostgresCodable, PostgresArrayElement {}
 extension CapturePurpose: PostgresCodable, PostgresArrayElement {}
 extension BackupState: PostgresCodable, PostgresArrayElement {}

@@ -16,6 +16,8 @@ package struct StoreError: Error, Sendable, CustomStringConvertible {
         case ceilingReached
         /// The sandbox's runner cannot hold more.
         case noRoom
+        /// Something else needs it.
+        case inUse
         /// A value breaks a rule of the schema.
         case invalidValue
         /// The files of the schema do not go with what was applied.
@@ -52,6 +54,8 @@ extension PostgresError.Code {
     package static let runnerCapacity = Self(rawValue: "MRT02")
     /// Raised by `sandbox_fits_a_runner`.
     package static let regionCapacity = Self(rawValue: "MRT04")
+    /// Raised by `volume_changes`.
+    package static let volumeInUse = Self(rawValue: "MRT05")
 }
 
 extension StoreError {
@@ -60,6 +64,7 @@ extension StoreError {
         switch error.code {
         case .organizationCeiling: self.init(.ceilingReached, error.message, hint: error.hint, cause: error)
         case .runnerCapacity: self.init(.noRoom, error.message, hint: error.hint, cause: error)
+        case .volumeInUse: self.init(.inUse, error.message, hint: error.hint, cause: error)
         case .regionCapacity: self.init(.invalidValue, error.message, hint: error.hint, cause: error)
         case .uniqueViolation:
             self.init(.nameTaken, Self.wordsForTakenName(error), hint: "Choose another name.", cause: error)
@@ -87,18 +92,20 @@ extension StoreError {
         case "snapshot_name_is_unique_in_organization": "a snapshot with this name exists already"
         case "registry_name_is_unique": "a registry with this name exists already"
         case "api_key_name_is_unique": "an API key with this name exists already"
+        case "volume_name_is_unique": "a volume with this name exists already"
         default: "this exists already (\(error.constraint ?? "unique"))"
         }
     }
 
+    private static let wordyRules: Set = [
+        "captured_sandbox_is_there", "context_is_uploaded", "destroyed_is_final", "disk_is_fixed",
+        "ephemeral_is_not_archived", "volume_deletion_is_final", "volume_is_there",
+        "volumes_are_ready",
+    ]
+
     private static func wordsForBrokenRule(_ error: PostgresError) -> String {
         // The message of a rule raised by our functions is written for people; that of a CHECK names only itself.
-        if [
-            "destroyed_is_final", "disk_is_fixed", "context_is_uploaded", "ephemeral_is_not_archived",
-            "captured_sandbox_is_there",
-        ].contains(error.constraint) {
-            return error.message
-        }
+        if wordyRules.contains(error.constraint ?? "") { return error.message }
         return "a value breaks the rule \(error.constraint ?? error.column ?? "of the table")"
     }
 }

@@ -29,6 +29,7 @@ package struct AssignedSandbox: Sendable, Hashable {
     package var gpuDevices: [Int]
     package var networkBlockAll: Bool
     package var networkAllowList: String?
+    package var volumes: [SandboxVolume]
     /// What its daemon asks of every caller.
     package var toolboxToken: String
     /// Whether its daemon is to record terminals that are opened from now on.
@@ -56,6 +57,7 @@ package struct AssignedSandbox: Sendable, Hashable {
         gpu = 0
         gpuDevices = []
         networkBlockAll = false
+        volumes = []
         self.toolboxToken = toolboxToken
         recordsTerminals = false
         isArchiveReady = false
@@ -118,8 +120,8 @@ extension AssignedSandbox {
         """
         id, epoch, slot, generation, desired_state, force_stop, image, os_user, entrypoint, allow_sudo, env, cpu, memory_gib,
         disk_gib, gpu, gpu_devices, network_block_all, network_allow_list, toolbox_token, state, observed_generation, timed_out,
-        container_id, effective, record_terminals, archive_ready,
-        restored
+        container_id, effective, record_terminals, archive_ready, restored,
+        coalesce((SELECT m.volumes FROM my_sandbox_volume m WHERE m.sandbox_id = my_sandbox.id), '[]') AS volumes
         """
     }
 
@@ -141,6 +143,7 @@ extension AssignedSandbox {
         gpuDevices = try row["gpu_devices"]
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
+        volumes = try row.decode("volumes", as: JSON<[SandboxVolume]>.self).value
         recordsTerminals = try row["record_terminals"]
         isArchiveReady = try row["archive_ready"]
         isRestored = try row["restored"]

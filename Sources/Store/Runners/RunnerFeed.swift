@@ -10,6 +10,10 @@ package enum RunnerNotice: Sendable, Hashable {
     case sandbox(SandboxID)
     /// A sandbox waits for a runner, or capacity came free.
     case pending
+    /// This volume, which the runner has mounted, changed.
+    case volume(VolumeID)
+    /// A volume is to be made or removed in S3.
+    case volumeWork
     /// A snapshot waits for a runner, became active, or is gone.
     case snapshots
 }
@@ -40,11 +44,17 @@ package struct RunnerFeed: Sendable {
     static func notice(_ event: PostgresListenerEvent) -> RunnerNotice? {
         switch event {
         case .resync: return .resync
+        case .notification(channel: pendingChannel, "volume"): return .volumeWork
         case .notification(channel: pendingChannel, _): return .pending
         case .notification(channel: snapshotsChannel, _): return .snapshots
         case .notification(_, let payload):
-            guard payload.hasPrefix("sandbox:") else { return nil }
-            return SandboxID(payload.dropFirst("sandbox:".count)).map(RunnerNotice.sandbox)
+            let words = payload.split(separator: ":", maxSplits: 1)
+            guard words.count == 2 else { return nil }
+            return switch words[0] {
+            case "sandbox": SandboxID(words[1]).map(RunnerNotice.sandbox)
+            case "volume": VolumeID(words[1]).map(RunnerNotice.volume)
+            default: nil
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ package struct NewSandbox: Sendable {
     package var gpuTypes: [String] = []
     package var networkBlockAll = false
     package var networkAllowList: String?
+    package var volumes: [SandboxVolume] = []
     package var autoStopMinutes: Int
     package var autoArchiveMinutes: Int
     package var autoDeleteMinutes: Int

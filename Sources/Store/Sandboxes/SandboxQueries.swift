@@ -81,13 +81,14 @@ extension SandboxQueries {
             id, organization_id, name, region_id, snapshot_id, snapshot_name, image, architecture, os_user, entrypoint,
             allow_sudo, env, labels, public, cpu, memory_gib, disk_gib, gpu, gpu_types, network_block_all, network_allow_list,
             auto_stop_minutes, auto_archive_minutes, auto_delete_minutes, auto_destroy_at, queue_timeout_minutes,
-            record_terminals)
+            record_terminals, volumes)
         SELECT \(new.id), \(new.organizationID), \(new.name ?? new.id.description), \(new.regionID), \(new.snapshot.id),
             \(new.snapshot.name), \(new.snapshot.image), \(new.snapshot.architecture), \(new.osUser ?? new.snapshot.osUser),
             \(new.snapshot.entrypoint), \(new.snapshot.allowsSudo), \(json: new.env), \(json: new.labels), \(new.isPublic),
             \(new.cpu), \(new.memoryGib), \(new.diskGib), \(new.gpu), \(new.gpuTypes), \(new.networkBlockAll),
             \(new.networkAllowList), \(new.autoStopMinutes), \(new.autoArchiveMinutes), \(new.autoDeleteMinutes),
-            now() + make_interval(mins => \(new.ttlMinutes.map(Int32.init))), \(new.queueTimeoutMinutes), \(new.recordsTerminals)
+            now() + make_interval(mins => \(new.ttlMinutes.map(Int32.init))), \(new.queueTimeoutMinutes), \(new.recordsTerminals),
+            \(json: new.volumes)
         FROM acting
         """
     }

@@ -22,6 +22,7 @@ package struct SandboxRecord: Sendable, Identifiable {
     package let gpuType: String?
     package let networkBlockAll: Bool
     package let networkAllowList: String?
+    package let volumes: [SandboxVolume]
     package let autoStopMinutes: Int
     package let autoArchiveMinutes: Int
     package let autoDeleteMinutes: Int
@@ -79,6 +80,7 @@ package struct SandboxRecord: Sendable, Identifiable {
         gpuType = gpu > 0 ? try row["gpu_type"] : nil
         networkBlockAll = try row["network_block_all"]
         networkAllowList = try row["network_allow_list"]
+        volumes = try row.decode("volumes", as: JSON<[SandboxVolume]>.self).value
         autoStopMinutes = try row["auto_stop_minutes"]
         autoArchiveMinutes = try row["auto_archive_minutes"]
         autoDeleteMinutes = try row["auto_delete_minutes"]
@@ -115,6 +117,7 @@ package struct SandboxRecord: Sendable, Identifiable {
         (SELECT s.parent_id FROM sandbox s WHERE s.id = v.id) AS parent_id, \
         EXISTS (SELECT FROM sandbox c WHERE c.parent_id = v.id AND c.desired_state <> 'destroyed') AS has_forks, \
         (SELECT b.state FROM sandbox_backup b WHERE b.sandbox_id = v.id) AS backup_state, \
-        (SELECT b.completed_at FROM sandbox_backup b WHERE b.sandbox_id = v.id) AS backup_created_at
+        (SELECT b.completed_at FROM sandbox_backup b WHERE b.sandbox_id = v.id) AS backup_created_at, \
+        (SELECT s.volumes FROM sandbox s WHERE s.id = v.id) AS volumes
         """
 }

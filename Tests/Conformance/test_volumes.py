@@ -1,0 +1,342 @@
+"""Volumes: files that outlive sandboxes and are shared by them, and what becomes of them when parts fail."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import httpx
+import pytest
+from daytona import (
+    CreateSandboxFromSnapshotParams, DaytonaConflictError, DaytonaError, DaytonaNotFoundError, VolumeMount,
+)
+
+from Rig.database import Database
+from Rig.engine import Engine
+from Rig.environment import Environment
+from Rig.sandboxes import Client, Sandboxes
+from Rig.stack import Stack
+from Rig.waiting import eventually
+from Rig.wire import check_error
+
+FILES, LARGE_MIB = (1000, 1024) if os.environ.get("MARTLET_LONG") else (250, 32)
+# A resync, and on a slow machine the start of rclone; a patience, not a measure.
+HEALING_SECONDS = 60
+
+
+def a_name() -> str:
+    return f"test {secrets.token_hex(4)}"
+
+
+def run(box: Any, command: str, timeout: int = 60) -> str:
+    answer = box.process.exec(command, timeout=timeout)
+    assert answer.exit_code == 0, f"{command}: {answer.exit_code} {answer.result}"
+    return answer.result.strip()
+
+
+def hold_open(box: Any, beside: ThreadPoolExecutor, opens: str, then: str) -> Callable[[], str]:
+    """Opens files in a sandbox; what it returns has them used, and gives what that printed.
+
+    Folders are known for a few seconds only, but what is open stays so.
+    """
+    name = secrets.token_hex(4)
+    run(box, f"mkfifo /tmp/{name}")
+    using = beside.submit(run, box, f"exec {opens}; touch /tmp/{name}.open; read < /tmp/{name}; {then}")
+    eventually(lambda: box.process.exec(f"test -e /tmp/{name}.open").exit_code == 0, HEALING_SECONDS, "files to be open")
+
+    def use() -> str:
+        run(box, f"echo > /tmp/{name}")
+        return using.result(60)
+
+    return use
+
+
+def reads(box: Any, command: str, expected: str) -> None:
+    """What one view of a volume wrote, another sees; at once as a rule, and after some seconds for certain."""
+    eventually(lambda: box.process.exec(command).result.strip() == expected, HEALING_SECONDS, f"{command}: {expected}")
+
+
+class Mounts:
+    """This host's side of volumes."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._state = environment.state
+
+    def server(self, volume: str) -> int | None:
+        """The process of rclone that serves it."""
+        point = str(self._state / "runner" / "volumes" / volume / "mnt").encode()
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if point in file.read_bytes().split(b"\0"):
+                    return int(file.parent.name)
+            except OSError:
+                pass
+        return None
+
+    def stored(self, volume: str) -> Path:
+        """Where its files are in the embedded S3."""
+        return self._state / "s3" / "data" / "martlet-volumes" / volume
+
+    def write_elsewhere(self, volume: str, name: str, text: str) -> None:
+        """A file of the volume, written as another host would."""
+        rclone = [self._state / "bin" / "rclone", "--config", self._state / "runner" / "volumes" / "rclone.conf"]
+        target = f"volumes:martlet-volumes/{volume}/{name}"
+        subprocess.run([*rclone, "rcat", target], input=text.encode(), check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def mounts(environment: Environment) -> Mounts:
+    return Mounts(environment)
+
+
+@pytest.fixture
+def s3(stack: Stack, environment: Environment) -> int:
+    """The process of the embedded S3."""
+    return int((environment.state / "s3" / "pid").read_text().split()[0])
+
+
+@pytest.fixture(scope="module")
+def volume(sync_client: Client, sandboxes: Sandboxes) -> Iterator[Any]:
+    made = sync_client.sdk.volume.create(a_name())
+    yield made
+    sync_client.sdk.volume.delete(made)
+
+
+@pytest.fixture(scope="module")
+def pair(sandboxes: Sandboxes, busybox: str, volume: Any) -> Iterator[tuple[Any, Any]]:
+    """A sandbox of the default image, whose user is not root, and a busybox; the second also shows a folder by itself."""
+    whole = VolumeMount(volume_id=volume.id, mount_path="/home/daytona/volume")
+    first = sandboxes.create(volumes=[whole], auto_stop_interval=0)
+    second = sandboxes.create(
+        snapshot=busybox,
+        auto_stop_interval=0,
+        volumes=[
+            VolumeMount(volume_id=volume.name, mount_path="/data"),
+            VolumeMount(volume_id=volume.id, mount_path="/part", subpath="users/ann"),
+        ],
+    )
+    yield first, second
+    sandboxes.remove([first.id, second.id])
+
+
+def test_create_list_get_and_delete(client: Client) -> None:
+    service, name = client.sdk.volume, a_name()
+    with pytest.raises(DaytonaNotFoundError):
+        client.wait(service.get(name))
+    made = client.wait(service.get(name, create=True))
+    assert (made.name, made.state) == (name, "ready")
+    assert client.wait(service.get(name, create=True)).id == made.id
+    assert made.id in [each.id for each in client.wait(service.list())]
+    with pytest.raises(DaytonaConflictError):
+        client.wait(service.create(name))
+    client.wait(service.delete(made))
+    with pytest.raises(DaytonaNotFoundError):
+        client.wait(service.get(name))
+
+
+def test_the_interface_beside_the_sdk(api: httpx.Client) -> None:
+    made = api.post("/volumes", json={"name": a_name()})
+    assert made.status_code == 200, made.text
+    volume = made.json()
+    for key in ("id", "name", "organizationId", "state", "createdAt", "updatedAt"):
+        assert isinstance(volume[key], str), key
+    assert api.get(f"/volumes/{volume['id']}").json()["name"] == volume["name"]
+    for name in ("", " x", "x" * 129, "a\nb", None, 5):
+        check_error(api.post("/volumes", json={"name": name}), 400, "name")
+    for path in ("/volumes/nothing", f"/volumes/{secrets.token_hex(16)}", "/volumes/by-name/nothing"):
+        check_error(api.get(path), 404, "volume")
+    check_error(api.delete("/volumes/00000000-0000-4000-8000-000000000000"), 404, "volume")
+    assert api.delete(f"/volumes/{volume['id']}").status_code == 200
+    eventually(lambda: api.get(f"/volumes/{volume['id']}").status_code == 404, 30, "the volume to be gone")
+    assert volume["id"] in [each["id"] for each in api.get("/volumes?includeDeleted=true").json()]
+
+
+@pytest.mark.deadline(180)
+def test_two_sandboxes_and_a_subpath(pair: tuple[Any, Any], volume: Any, api: httpx.Client, engine: Engine) -> None:
+    first, second = pair
+    run(first, "cd volume && mkdir -p users/ann users/bob && echo hers > users/ann/file && echo his > users/bob/file")
+    reads(second, "cat /data/users/bob/file /part/file", "his\nhers")
+    assert run(second, "ls /part") == "file"
+    run(second, "echo back > /part/answer; echo '#!/bin/sh\necho runs' > /data/program")
+    reads(first, "cat volume/users/ann/answer && volume/program", "back\nruns")
+    assert run(first, "mv volume/users/bob/file volume/renamed && cat volume/renamed && rm volume/renamed volume/program") == "his"
+    shown = api.get(f"/sandbox/{second.id}").json()["volumes"]
+    assert shown == [
+        {"volumeId": volume.id, "mountPath": "/data"},
+        {"volumeId": volume.id, "mountPath": "/part", "subpath": "users/ann"},
+    ]
+    for mount in ("/data", "/part"):
+        options = run(second, f"grep ' {mount} fuse' /proc/mounts").split()[3].split(",")
+        assert {"rw", "nosuid", "nodev"} <= set(options), options
+    environment = str(engine.container(second.id)["Config"]["Env"])
+    assert "S3" not in environment and "SECRET" not in environment
+
+
+def test_a_volume_in_use_stays(client: Client, pair: tuple[Any, Any], volume: Any) -> None:
+    with pytest.raises(DaytonaConflictError, match="in use by 2 sandboxes"):
+        client.wait(client.sdk.volume.delete(volume))
+
+
+@pytest.mark.deadline(120)
+def test_a_link_leads_nowhere(pair: tuple[Any, Any], sandboxes: Sandboxes, busybox: str, volume: Any) -> None:
+    run(pair[1], "ln -s /etc /data/escape && ln -s ../.. /data/users/up")
+    before = sandboxes.alive()
+    for subpath in ("escape", "users/up"):
+        with pytest.raises(DaytonaError, match="subpath .* link"):
+            sandboxes.create(
+                snapshot=busybox, volumes=[VolumeMount(volume_id=volume.id, mount_path="/v", subpath=subpath)]
+            )
+    sandboxes.remove([each for each in sandboxes.alive() if each not in before])  # what failed is there still
+    run(pair[1], "rm /data/escape /data/users/up")
+
+
+@pytest.mark.deadline(300 if LARGE_MIB < 1024 else 1800)
+def test_many_files_and_a_large_one_survive_the_runner(
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, engine: Engine
+) -> None:
+    first, second = pair
+    run(first, f"mkdir volume/many && cd volume/many && for n in $(seq {FILES}); do echo $n > f$n; done", 120)
+    run(first, f"head -c {LARGE_MIB}M /dev/urandom > volume/large", 600)
+    names = "find many large -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    written = run(first, f"cd volume && {names}", 300)
+    started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
+    server = mounts.server(volume.id)
+    stack.kill("runner")
+    stack.start("runner")
+    assert mounts.server(volume.id) == server, "the mount did not outlive the runner"
+    assert [engine.container(each.id)["State"]["StartedAt"] for each in pair] == started
+    assert run(second, f"cd /data && {names}", 300) == written
+    stored = mounts.stored(volume.id)
+    eventually(lambda: len(list(stored.glob("many/*"))) == FILES, HEALING_SECONDS, "all files to be in S3", every=0.5)
+    eventually(lambda: digests(stored, "many", "large") == written, HEALING_SECONDS, "the same to be in S3", every=0.5)
+    # A folder of S3 goes with its last file, which `rm` without -f takes for trouble.
+    run(first, "rm -rf volume/many volume/large", 120)
+
+
+def digests(folder: Path, *names: str) -> str:
+    """What `find … | sort | xargs sha256sum | sha256sum` prints there."""
+    found = [each for name in names for each in (folder / name, *folder.glob(f"{name}/**/*")) if each.is_file()]
+    lines = [f"{digest(each)}  {each.relative_to(folder)}\n" for each in sorted(found)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() + "  -"
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@pytest.mark.deadline(180)
+def test_a_killed_mount_is_healed_under_running_sandboxes(
+    pair: tuple[Any, Any], volume: Any, mounts: Mounts, engine: Engine
+) -> None:
+    first, second = pair
+    run(first, "echo kept > volume/before-kill")
+    started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
+    killed = mounts.server(volume.id)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: mounts.server(volume.id) not in (None, killed), HEALING_SECONDS, "another rclone to serve the volume")
+
+    def is_healed() -> bool:
+        answers = [
+            first.process.exec("cat volume/before-kill"), second.process.exec("cat /data/before-kill"),
+            second.process.exec("ls /part"),
+        ]
+        return all(each.exit_code == 0 for each in answers) and answers[0].result.strip() == "kept"
+
+    eventually(is_healed, HEALING_SECONDS, "both sandboxes to see the volume again")
+    run(second, "echo new > /data/after-kill")
+    assert run(first, "cat volume/after-kill") == "new"
+    assert [engine.container(each.id)["State"]["StartedAt"] for each in pair] == started
+    run(first, "rm volume/before-kill volume/after-kill")
+
+
+@pytest.mark.deadline(240)
+def test_what_is_written_while_s3_is_away_arrives(
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, api: httpx.Client
+) -> None:
+    first, second = pair
+    run(first, "echo known > volume/known")
+    eventually((mounts.stored(volume.id) / "known").exists, HEALING_SECONDS, "the file to be in S3")
+    with ThreadPoolExecutor(2) as beside:
+        use = hold_open(first, beside, "3> volume/late 4< volume/known", "echo late >&3 && cat <&4")
+        stack.stop("s3")
+        try:
+            posted = beside.submit(api.post, "/volumes", json={"name": a_name()})
+            assert use() == "known"
+            assert run(second, "echo works") == "works"
+            eventually(lambda: "error" in first.process.exec("ls volume 2>&1", timeout=40).result.lower(), 60, "an error")
+            waiting = posted.result().json()
+            assert waiting["state"] != "ready"
+        finally:
+            stack.start("s3")
+    late = mounts.stored(volume.id) / "late"
+    eventually(lambda: late.exists() and late.read_text() == "late\n", HEALING_SECONDS, "what was written to be in S3")
+    assert run(second, "cat /data/late") == "late"
+    eventually(
+        lambda: api.get(f"/volumes/{waiting['id']}").json()["state"] == "ready", 90, "the volume that waited to be ready"
+    )
+    assert api.delete(f"/volumes/{waiting['id']}").status_code == 200
+
+
+@pytest.mark.deadline(180)
+def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
+    pair: tuple[Any, Any], volume: Any, mounts: Mounts, s3: int
+) -> None:
+    first, second = pair
+    mounts.write_elsewhere(volume.id, "elsewhere", "from another host\n")
+    eventually(lambda: first.process.exec("test -e volume/elsewhere").exit_code == 0, HEALING_SECONDS, "it to be seen")
+    with ThreadPoolExecutor(2) as beside:
+        use = hold_open(first, beside, "3> volume/unhurried", "echo unhurried >&3")
+        os.kill(s3, signal.SIGSTOP)
+        try:
+            reading = beside.submit(run, second, "cat /data/elsewhere")
+            use()
+            assert run(second, "echo works") == "works"
+            assert not reading.done()
+        finally:
+            os.kill(s3, signal.SIGCONT)
+        assert reading.result(HEALING_SECONDS) == "from another host"
+    eventually((mounts.stored(volume.id) / "unhurried").exists, HEALING_SECONDS, "what was written to be in S3")
+
+
+@pytest.mark.deadline(180)
+def test_it_is_there_again_after_stop_and_start(pair: tuple[Any, Any]) -> None:
+    first, second = pair
+    run(second, "echo kept > /part/kept")
+    second.stop()
+    second.start()
+    assert run(second, "cat /part/kept /data/users/ann/kept") == "kept\nkept"
+    run(second, "echo new > /data/new")
+    assert run(first, "cat volume/new") == "new"
+
+
+@pytest.mark.deadline(180)
+def test_nothing_is_left_of_a_deleted_volume(
+    client: Client, sandboxes: Sandboxes, busybox: str, mounts: Mounts, database: Database
+) -> None:
+    volume = client.wait(client.sdk.volume.create(a_name()))
+    mount = VolumeMount(volume_id=volume.id, mount_path="/v")
+    parameters = CreateSandboxFromSnapshotParams(snapshot=busybox, volumes=[mount], labels=sandboxes.labels())
+    box = client.wait(client.sdk.create(parameters))
+    assert client.wait(box.process.exec("echo x > /v/file")).exit_code == 0
+    eventually((mounts.stored(volume.id) / "file").exists, HEALING_SECONDS, "the file to be in S3")
+    client.wait(box.delete())
+    client.wait(client.sdk.volume.delete(volume))
+    eventually(lambda: mounts.server(volume.id) is None, HEALING_SECONDS, "the volume to be unmounted")
+    eventually(lambda: not mounts.stored(volume.id).exists(), HEALING_SECONDS, "its files to be gone from S3")
+
+    def is_deleted() -> bool:
+        state = database.value("SELECT state FROM volume WHERE id = :'id'", id=volume.id)
+        mounts = database.value("SELECT count(*) FROM volume_mount WHERE volume_id = :'id'", id=volume.id)
+        return (state, int(mounts)) == ("deleted", 0)
+
+    eventually(is_deleted, HEALING_SECONDS, "the rows to say so")
+    left = [each for each in Path("/proc/self/mountinfo").read_text().splitlines() if volume.id in each or box.id in each]
+    assert not left

@@ -38,8 +38,9 @@ def read_tree(pid: int) -> Tree:
         said: tuple[object, ...] = (oct(status.st_mode), status.st_uid, status.st_gid, time, attributes)
         if stat.S_ISREG(status.st_mode):
             said += (status.st_size, hash_of(whole))
-            if status.st_nlink > 1:
-                said += (first_names.setdefault(status.st_ino, path),)
+            # Not by the number of links: overlayfs does not count down what is gone of an image's.
+            if (first := first_names.setdefault(status.st_ino, path)) != path:
+                said += (first,)
         elif stat.S_ISLNK(status.st_mode):
             said += (os.readlink(whole),)
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):

@@ -147,7 +147,7 @@ import Testing
 
     // MARK: - Doing
 
-    private func withFolder(_ body: (String) throws -> Void) throws {
+    func withFolder(_ body: (String) throws -> Void) throws {
         let folder = "\(NSTemporaryDirectory())martlet-layer-\(UUID())"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: folder) }
@@ -165,8 +165,7 @@ import Testing
         isCancelled: Bool = false
     ) throws -> (digest: String, bytes: Int64) {
         try TreeCapture.write(
-            "\(folder)/\(tree)",
-            over: base.map { "\(folder)/\($0)" },
+            .whole("\(folder)/\(tree)", over: base.map { "\(folder)/\($0)" }),
             to: "\(folder)/\(layer)",
             skipping: SkippedPaths(mountPoints: mountPoints),
             limits: limits,
@@ -175,7 +174,7 @@ import Testing
     }
 
     @discardableResult
-    private func shell(_ script: String, in folder: String) throws -> String {
+    func shell(_ script: String, in folder: String) throws -> String {
         let process = Process()
         let output = Pipe()
         process.executableURL = URL(filePath: "/bin/bash")

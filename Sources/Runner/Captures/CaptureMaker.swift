@@ -13,7 +13,8 @@ import Synchronization
 /// Makes an image of a sandbox's files: freezes them, reads what differs from the sandbox's image, loads that as a layer upon it,
 /// and pushes the image into the internal registry. Safe to repeat from any point: each try freezes anew.
 ///
-/// The sandbox stands still only while its files are frozen, which is a moment however many they are.
+/// The sandbox stands still only while its files are frozen, which is a moment however many they are; or, where the engine's
+/// storage driver cannot copy them in a moment, while they are read.
 struct CaptureMaker: Sendable {
     private let parts: RunnerParts
     private let maker: SnapshotMaker
@@ -35,7 +36,7 @@ struct CaptureMaker: Sendable {
         let base = try await blocking { try CapturedImage(of: store.configuration(ofImage: container.imageID)) }
         let file = try layerPath(of: job)
         defer { unlink(file) }
-        let layer = try await read(container, over: base, to: file, for: job, order, store)
+        let layer = try await read(container, upon: base, to: file, for: job, order, store)
         try await FaultPoint.hit("capture-read")
         _ = position.enter(.load)
         let image = try await load(layer, upon: base, from: file, for: job, order)
@@ -85,35 +86,76 @@ struct CaptureMaker: Sendable {
 
     private func read(
         _ container: ContainerInspection,
-        over base: CapturedImage,
+        upon image: CapturedImage,
         to file: String,
         for job: SnapshotJob,
         _ order: CaptureOrder,
         _ store: LayerStore
     ) async throws -> (digest: String, bytes: Int64) {
         let name = "\(frozenPrefix)\(job.snapshot)"
-        let frozen = try await freeze(container, as: name, store)
         let limits = CaptureLimits(contentBytes: Int64(order.diskGib) << 30)
         let cancelled = Atomic(false)
+        let freeze = { @Sendable in try store.freeze(container: container.id, as: name, madeOf: image) }
+        let write = { @Sendable (frozen: FrozenFiles, isLate: @escaping @Sendable () -> Bool) in
+            try TreeCapture.write(
+                frozen,
+                to: file,
+                skipping: SkippedPaths(mountPoints: container.mountPoints),
+                limits: limits,
+                isCancelled: { cancelled.load(ordering: .relaxed) || isLate() }
+            )
+        }
         return try await withTaskCancellationHandler {
-            try await blocking {
+            guard store.freezesCopies else {
+                return try await readInPlace(container) { isLate in try write(freeze(), isLate) }
+            }
+            let frozen = try await standingStill(container) { try await blocking(freeze) }
+            return try await blocking {
                 defer { try? store.remove(frozen: name) }
-                return try TreeCapture.write(
-                    frozen,
-                    over: try store.folder(ofLayers: base.base),
-                    to: file,
-                    skipping: SkippedPaths(mountPoints: container.mountPoints),
-                    limits: limits,
-                    isCancelled: { cancelled.load(ordering: .relaxed) }
-                )
+                return try write(frozen, { false })
             }
         } onCancel: {
             cancelled.store(true, ordering: .relaxed)
         }
     }
 
-    /// In a task of its own, which nothing cuts off: what it has paused, it resumes.
-    private func freeze(_ container: ContainerInspection, as name: String, _ store: LayerStore) async throws -> String {
+    /// A running sandbox stands still for so long at most while its files are read where they are.
+    private static let stillLimit: Duration = .seconds(60)
+
+    /// Reads files that are no copy: throws unless they have stood still all the time.
+    ///
+    /// - Parameter read: throws `CancellationError` once what it is given says so.
+    private func readInPlace<Value: Sendable>(
+        _ container: ContainerInspection,
+        _ read: @escaping @Sendable (_ isLate: @escaping @Sendable () -> Bool) throws -> Value
+    ) async throws -> Value {
+        try await standingStill(container) {
+            let before = try await parts.engine.inspectContainer(container.id)
+            guard before.state.status != .running else { throw CaptureTrouble("the sandbox cannot be paused") }
+            let end = before.state.status == .paused ? ContinuousClock.now + Self.stillLimit : nil
+            let isLate = { @Sendable in end.map { .now > $0 } ?? false }
+            let value = try await blocking {
+                do {
+                    return try read(isLate)
+                } catch is CancellationError where isLate() {
+                    throw CaptureRefused(
+                        "its changed files cannot be read within the \(Self.stillLimit.components.seconds) seconds for which a sandbox on the storage driver overlay2 is held up; stop the sandbox first, or remove some"
+                    )
+                }
+            }
+            let after = try await parts.engine.inspectContainer(container.id)
+            guard after.state.status == before.state.status, after.run == before.run else {
+                throw CaptureTrouble("the sandbox was started or stopped while its files were read")
+            }
+            return value
+        }
+    }
+
+    /// Runs `body` while the sandbox does nothing. In a task of its own, which nothing cuts off: what it has paused, it resumes.
+    private func standingStill<Value: Sendable>(
+        _ container: ContainerInspection,
+        _ body: @escaping @Sendable () async throws -> Value
+    ) async throws -> Value {
         guard parts.pauses.hold(container.id) else {
             throw CaptureTrouble("the sandbox is being captured already")
         }
@@ -121,9 +163,9 @@ struct CaptureMaker: Sendable {
             defer { parts.pauses.release(container.id) }
             let isPaused = try await pause(container)
             do {
-                let frozen = try await blocking { try store.freeze(container: container.id, as: name) }
+                let value = try await body()
                 if isPaused { await resume(container.id) }
-                return frozen
+                return value
             } catch {
                 if isPaused { await resume(container.id) }
                 throw error

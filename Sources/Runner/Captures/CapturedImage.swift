@@ -11,14 +11,16 @@ struct CapturedImage: Sendable {
     /// Images have at most 125 layers; a base with more than these is taken apart further down.
     static let baseLayersLimit = 100
 
-    /// The layers below the own one, the lowest first.
+    /// All layers of the sandbox's image, the lowest first.
+    let layers: [String]
+    /// Those of them that the own one lies upon. What is in the others is in the own one anew.
     let base: [String]
     private var document: JSONDocument
 
     /// Begins with the configuration of the image that the sandbox was made of, byte for byte as it is.
     init(of configuration: Data) throws {
         document = try JSONDecoder().decode(JSONDocument.self, from: configuration)
-        let layers = document["rootfs"]["diff_ids"].strings
+        layers = document["rootfs"]["diff_ids"].strings
         let labelled = Int(document["config"]["Labels"][Self.baseLabel].string ?? "") ?? layers.count
         base = Array(layers.prefix(min(max(labelled, 0), Self.baseLayersLimit)))
     }

@@ -117,13 +117,38 @@ final class Directory {
             || name.starts(with: "system.posix_acl_".utf8)
     }
 
+    /// Set by overlayfs alone: part of the file, or what is in the folder, is elsewhere.
+    private static func judge(_ name: [UInt8]) throws {
+        if name.elementsEqual("trusted.overlay.redirect".utf8) {
+            throw CaptureRefused(
+                "a folder of the image was renamed, which the kernel of this runner's host notes in a way that images do not have (overlayfs with redirect_dir=on); replace it by a copy: cp -a"
+            )
+        }
+        if name.elementsEqual("trusted.overlay.metacopy".utf8) {
+            throw CaptureRefused(
+                "the mode, owner or times of a file of the image were changed, which the kernel of this runner's host notes in a way that images do not have (overlayfs with metacopy=on); replace it by a copy: cp -p"
+            )
+        }
+    }
+
+    /// Whether overlayfs shows nothing of the folders below this one.
+    var isOpaque: Bool {
+        get throws {
+            var value: UInt8 = 0
+            let size = fgetxattr(descriptor, "trusted.overlay.opaque", &value, 1)
+            guard size >= 0 || errno == ENODATA || errno == ENOTSUP || errno == ERANGE else {
+                throw CaptureTrouble("cannot read extended attributes: \(words(errno))")
+            }
+            return size == 1 && value == UInt8(ascii: "y")
+        }
+    }
+
     private func attributes(at path: [UInt8]) throws -> [LayerEntry.Attribute] {
         try withCString(path) { path in
             let list = try bytes(upTo: Self.namesLimit) { llistxattr(path, $0, $1) }
-            return try list.split(separator: 0).map { Array($0) }.filter(Self.isKept).sorted {
-                $0.lexicographicallyPrecedes($1)
-            }
-            .map { name in
+            let names = list.split(separator: 0).map { Array($0) }
+            for name in names { try Self.judge(name) }
+            return try names.filter(Self.isKept).sorted { $0.lexicographicallyPrecedes($1) }.map { name in
                 if name.contains(UInt8(ascii: "=")) || name.contains(UInt8(ascii: "\n")) {
                     throw CaptureRefused(
                         "the extended attribute '\(text(name))' has a name that images cannot hold; remove it"
@@ -188,6 +213,9 @@ final class OpenedFile: Sendable {
 
 extension stat {
     var type: mode_t { st_mode & S_IFMT }
+
+    /// By which overlayfs notes that a name of the folders below is gone.
+    var isWhiteout: Bool { type == S_IFCHR && st_rdev == 0 }
 
     /// Both are the same file, in the same state.
     func isSame(as other: stat) -> Bool {

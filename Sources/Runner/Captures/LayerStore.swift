@@ -6,27 +6,36 @@ import FoundationEssentials
     import Glibc
 #endif
 
-/// Where the engine's btrfs driver keeps the files of containers and image layers, and frozen copies of the former. The engine has
-/// no call that gives a container's files whole: its own commit leaves out attributes and takes links apart. This is how it keeps
-/// house (the same from 18.06 to 28; see also ``DiskQuotas``):
+/// Where the engine keeps the files of containers and image layers. It has no call that gives a container's files whole: its own
+/// commit leaves out attributes and takes links apart. This is how its drivers keep house (the same from 18.06 to 28; see also
+/// ``DiskQuotas``):
 ///
-///     <root>/image/btrfs/layerdb/mounts/<container>/mount-id    names the container's subvolume
-///     <root>/image/btrfs/layerdb/sha256/<chain>/cache-id        names that of a layer with all below it
-///     <root>/image/btrfs/imagedb/content/sha256/<image>         an image's configuration, as it was made
-///     <root>/btrfs/subvolumes/<name>                            the subvolumes
-///     <root>/btrfs/martlet/<job>                                ours: read-only copies while they are read
+///     <root>/image/<driver>/layerdb/mounts/<container>/mount-id    names the container's folder
+///     <root>/image/<driver>/layerdb/sha256/<chain>/cache-id        names that of a layer
+///     <root>/image/<driver>/imagedb/content/sha256/<image>         an image's configuration, as it was made
+///     <root>/btrfs/subvolumes/<name>                               a subvolume with all files, those of the layers below too
+///     <root>/btrfs/martlet/<job>                                   ours: read-only copies while they are read
+///     <root>/overlay2/<name>/diff                                  only what the layer, or the container, has of its own
+///
+/// Between a container and its image's layers, overlay2 has one more, `<name>-init`, with what the engine mounts things on.
 ///
 /// All of it blocks.
 struct LayerStore: Sendable {
+    private enum Driver: String { case btrfs, overlay2 }
+
+    private let driver: Driver
     private let root: String
 
     /// Throws ``CaptureRefused`` where the driver is another, or does not keep house so.
     init(driver: String, dataRoot: String) throws {
-        guard driver == "btrfs", FileManager.default.fileExists(atPath: "\(dataRoot)/btrfs/subvolumes") else {
+        guard let known = Driver(rawValue: driver),
+            FileManager.default.fileExists(atPath: "\(dataRoot)/\(known == .btrfs ? "btrfs/subvolumes" : "overlay2/l")")
+        else {
             throw CaptureRefused(
-                "the engine of this runner keeps files by the storage driver '\(driver)', whose containers cannot be captured; it must be btrfs"
+                "the engine of this runner keeps files by the storage driver '\(driver)', whose containers cannot be captured; it must be btrfs or overlay2"
             )
         }
+        self.driver = known
         root = dataRoot
     }
 
@@ -36,7 +45,7 @@ struct LayerStore: Sendable {
     func configuration(ofImage id: String) throws -> Data {
         let digest = id.hasPrefix("sha256:") ? String(id.dropFirst(7)) : id
         guard isDigest(digest) else { throw CaptureTrouble("the engine's image id '\(id)' is no digest") }
-        let path = "\(root)/image/btrfs/imagedb/content/sha256/\(digest)"
+        let path = "\(root)/image/\(driver)/imagedb/content/sha256/\(digest)"
         do {
             return try Data(contentsOf: URL(filePath: path))
         } catch {
@@ -44,10 +53,15 @@ struct LayerStore: Sendable {
         }
     }
 
-    /// The folder with the files of these layers, the lowest first. Nil for none.
-    func folder(ofLayers layers: [String]) throws -> String? {
+    /// The folder of the uppermost of these layers, the lowest first. Nil for none.
+    private func folder(ofLayers layers: [String]) throws -> String? {
         guard let chain = Self.chain(of: layers) else { return nil }
-        return try subvolume(namedBy: "\(root)/image/btrfs/layerdb/sha256/\(chain)/cache-id")
+        return try folder(namedBy: "\(root)/image/\(driver)/layerdb/sha256/\(chain)/cache-id")
+    }
+
+    /// A folder for each of these layers, the uppermost first.
+    private func folders(ofLayers layers: [String]) throws -> [String] {
+        try layers.indices.reversed().compactMap { try folder(ofLayers: Array(layers[...$0])) }
     }
 
     /// The name of layers that lie upon each other: a hash of the lower ones' name and the uppermost.
@@ -60,19 +74,34 @@ struct LayerStore: Sendable {
 
     // MARK: - Containers
 
-    /// Freezes the files of a container as they are at this moment; returns the folder. A copy of the same name that somebody left
-    /// is replaced.
-    func freeze(container: String, as name: String) throws -> String {
-        let source = try subvolume(namedBy: "\(root)/image/btrfs/layerdb/mounts/\(container)/mount-id")
+    /// Whether frozen files are a copy. Those that are none stand still only as long as their sandbox does.
+    var freezesCopies: Bool { driver == .btrfs }
+
+    /// The files of a container as they are at this moment. A copy of the same name that somebody left is replaced.
+    func freeze(container: String, as name: String, madeOf image: CapturedImage) throws -> FrozenFiles {
+        let own = try folder(namedBy: "\(root)/image/\(driver)/layerdb/mounts/\(container)/mount-id")
+        switch driver {
+        case .btrfs:
+            let base = try folder(ofLayers: image.base)
+            try copy(own, as: name)
+            return .whole("\(frozenFolder)/\(name)", over: base)
+        case .overlay2:
+            let layers = try folders(ofLayers: image.layers)
+            let above = image.layers.count - image.base.count
+            return .differences([own] + layers.prefix(above), over: Array(layers.dropFirst(above)))
+        }
+    }
+
+    private func copy(_ subvolume: String, as name: String) throws {
         try FileManager.default.createDirectory(atPath: frozenFolder, withIntermediateDirectories: true)
         try remove(frozen: name)
-        let result = martlet_btrfs_snapshot(source, frozenFolder, name)
-        guard result == 0 else { throw CaptureTrouble("cannot freeze \(source): \(words(-result))") }
-        return "\(frozenFolder)/\(name)"
+        let result = martlet_btrfs_snapshot(subvolume, frozenFolder, name)
+        guard result == 0 else { throw CaptureTrouble("cannot freeze \(subvolume): \(words(-result))") }
     }
 
     /// It is gone afterwards.
     func remove(frozen name: String) throws {
+        guard freezesCopies else { return }
         let result = martlet_btrfs_remove_subvolume(frozenFolder, name)
         guard result == 0 || result == -ENOENT else {
             throw CaptureTrouble("cannot remove \(frozenFolder)/\(name): \(words(-result))")
@@ -89,12 +118,21 @@ struct LayerStore: Sendable {
 
     private var frozenFolder: String { "\(root)/btrfs/martlet" }
 
-    private func subvolume(namedBy path: String) throws -> String {
+    private func folder(namedBy path: String) throws -> String {
         guard let name = try? String(contentsOfFile: path, encoding: .utf8), !name.isEmpty, isDigest(name) else {
-            throw CaptureTrouble("cannot read \(path), which names a subvolume")
+            throw CaptureTrouble("cannot read \(path), which names a folder of the engine's")
         }
-        return "\(root)/btrfs/subvolumes/\(name)"
+        return driver == .btrfs ? "\(root)/btrfs/subvolumes/\(name)" : "\(root)/overlay2/\(name)/diff"
     }
+}
+
+/// A container's files that nobody changes, and what they are compared with.
+enum FrozenFiles: Sendable {
+    /// A tree of all of them, and one of all that is below the layer; nil for nothing.
+    case whole(String, over: String?)
+    /// Folders as overlayfs lays them upon each other, the uppermost first: those whose files are to be in the layer, and those
+    /// below it.
+    case differences([String], over: [String])
 }
 
 private func isDigest(_ text: String) -> Bool {

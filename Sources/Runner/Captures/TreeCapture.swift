@@ -16,11 +16,12 @@ struct CaptureLimits: Sendable {
     var hardLinks = 500_000
 }
 
-/// Writes the difference between two frozen trees as a layer: what is new or changed, and marks for what is gone.
+/// Writes what differs between frozen files and those below as a layer: what is new or changed, and marks for what is gone.
 ///
-/// A file is unchanged where both trees have the same inode, changed at the same time: the trees are copies of one subvolume, and
-/// nothing in a sandbox can set that time. The files are a stranger's: links are never followed, and nothing outside of the two
-/// folders is opened.
+/// In two whole trees a file is unchanged where both have the same inode, changed at the same time: the trees are copies of one
+/// subvolume, and nothing in a sandbox can set that time. Of overlayfs' folders everything is written.
+///
+/// The files are a stranger's: links are never followed, and nothing outside of the folders is opened.
 struct TreeCapture: ~Copyable {
     private struct Level {
         var path: [UInt8]
@@ -51,23 +52,26 @@ struct TreeCapture: ~Copyable {
 
     /// Writes the layer into `path`. Blocks for as long as that takes.
     ///
-    /// - Parameters:
-    ///   - base: what is below the layer; nil for nothing.
-    ///   - isCancelled: asked now and then.
+    /// - Parameter isCancelled: asked now and then.
     /// - Returns: the layer's digest and size.
     static func write(
-        _ tree: String,
-        over base: String?,
+        _ files: FrozenFiles,
         to path: String,
         skipping skipped: SkippedPaths,
         limits: CaptureLimits,
         isCancelled: @escaping @Sendable () -> Bool
     ) throws -> (digest: String, bytes: Int64) {
         var capture = TreeCapture(try LayerFile(path), limits, skipped, isCancelled)
-        let root = try Directory(tree)
-        let below = try base.map { try Directory($0) }
-        try capture.enter(root.status, [], isChanged: true)
-        try capture.walk(root, below, [])
+        switch files {
+        case .whole(let tree, let base):
+            let root = try Directory(tree)
+            try capture.enter(root.status, [], isChanged: true)
+            try capture.walk(root, try base.map { try Directory($0) }, [])
+        case .differences(let folders, let base):
+            let root = try MergedFolder(folders)
+            try capture.enter(root.uppermost.status, [], isChanged: true)
+            try capture.walk(root, try MergedFolder(base), [])
+        }
         let digest = try capture.layer.finish()
         return (digest, capture.layer.bytes)
     }
@@ -75,15 +79,11 @@ struct TreeCapture: ~Copyable {
     // MARK: - Walking
 
     private mutating func walk(_ folder: Directory, _ base: Directory?, _ path: [UInt8]) throws {
-        guard above.count <= limits.depth else {
-            throw CaptureRefused(
-                "'\(text(path))' is deeper than \(limits.depth) folders; move what is in it further up"
-            )
-        }
+        try judgeDepth(path)
         var kept: Set<[UInt8]> = []
         for name in try folder.names(atMost: limits.entries) {
             if isCancelled() { throw CancellationError() }
-            let its = path.isEmpty ? name : path + [UInt8(ascii: "/")] + name
+            let its = join(path, name)
             let status = try folder.status(of: name)
             // Nobody listens at a socket any more.
             if status.type == S_IFSOCK { continue }
@@ -120,6 +120,45 @@ struct TreeCapture: ~Copyable {
             try walk(inner, nil, path)
         }
         above.removeLast()
+    }
+
+    /// - Parameter base: the root of all that is below.
+    private mutating func walk(_ folder: MergedFolder, _ base: MergedFolder, _ path: [UInt8]) throws {
+        try judgeDepth(path)
+        for name in try folder.names(atMost: limits.entries) {
+            if isCancelled() { throw CancellationError() }
+            guard let (part, status) = try folder.find(name) else {
+                throw CaptureTrouble("a file disappeared from a frozen folder")
+            }
+            let its = join(path, name)
+            // Asked for only where it matters: it takes a look into each layer.
+            func isInBase() throws -> Bool { try !folder.isOpaque && base.shows(its) }
+            // A socket hides what is below it, too.
+            if status.isWhiteout || status.type == S_IFSOCK {
+                if try isInBase() { try markGone(name, path) }
+                continue
+            }
+            let isPutThere = try (skipped.skips(its) || skipped.leads(its)) && !isInBase()
+            if isPutThere, skipped.skips(its) { continue }
+            try judge(name, its, status)
+            guard status.type == S_IFDIR, let inner = try folder.folder(name) else {
+                try write(name, its, status, part)
+                continue
+            }
+            let attributes = try inner.uppermost.attributes()
+            try enter(inner.uppermost.status, its, isChanged: !isPutThere, attributes: attributes)
+            if try inner.isOpaque && isInBase() { try markEmptied(its) }
+            try walk(inner, base, its)
+            above.removeLast()
+        }
+    }
+
+    private func judgeDepth(_ path: [UInt8]) throws {
+        guard above.count <= limits.depth else {
+            throw CaptureRefused(
+                "'\(text(path))' is deeper than \(limits.depth) folders; move what is in it further up"
+            )
+        }
     }
 
     private func judge(_ name: [UInt8], _ path: [UInt8], _ status: stat) throws {
@@ -218,14 +257,15 @@ struct TreeCapture: ~Copyable {
 
     /// The mark by which a layer says that a name of the layers below is gone.
     private mutating func markGone(_ name: [UInt8], _ path: [UInt8]) throws {
+        try mark(join(path, Array(".wh.".utf8) + name))
+    }
+
+    /// The mark by which a layer says that of this folder nothing is left that the layers below have in it.
+    private mutating func markEmptied(_ path: [UInt8]) throws { try mark(join(path, Array(".wh..wh..opq".utf8))) }
+
+    private mutating func mark(_ path: [UInt8]) throws {
         try writeAbove()
-        try append(
-            LayerEntry(
-                path: (path.isEmpty ? [] : path + [UInt8(ascii: "/")]) + Array(".wh.".utf8) + name,
-                kind: .file,
-                mode: 0o600
-            )
-        )
+        try append(LayerEntry(path: path, kind: .file, mode: 0o600))
     }
 }
 
@@ -251,6 +291,10 @@ struct SkippedPaths: Sendable {
 
     func skips(_ path: [UInt8]) -> Bool { paths.contains(path) }
     func leads(_ path: [UInt8]) -> Bool { ways.contains(path) }
+}
+
+private func join(_ path: [UInt8], _ name: [UInt8]) -> [UInt8] {
+    path.isEmpty ? name : path + [UInt8(ascii: "/")] + name
 }
 
 private func text(_ path: [UInt8]) -> String { String(decoding: path.prefix(200), as: UTF8.self) }

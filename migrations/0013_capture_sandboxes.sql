@@ -20,11 +20,13 @@ ALTER TABLE sandbox DROP CONSTRAINT sandbox_desired_state_check,
     ADD COLUMN parent_id uuid REFERENCES sandbox (id) ON DELETE SET NULL,
     ADD COLUMN capturing text CHECK (capturing IN ('snapshotting', 'forking')),
     ADD COLUMN restored boolean NOT NULL DEFAULT false,
-    ADD COLUMN archive_ready boolean NOT NULL DEFAULT false;
+    ADD COLUMN archive_ready boolean NOT NULL DEFAULT false,
+    ADD COLUMN last_epoch bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN sandbox.desired_state IS 'UPDATE this to start, stop, archive or destroy a sandbox; its runner acts within a second.';
 COMMENT ON COLUMN sandbox.parent_id IS 'The sandbox that it was forked from.';
 COMMENT ON COLUMN sandbox.capturing IS 'What its owner waits for meanwhile. Written by a trigger on snapshot.';
 COMMENT ON COLUMN sandbox.restored IS 'Its image is a backup of its own.';
+COMMENT ON COLUMN sandbox.last_epoch IS 'Of its last placement that has ended: the next one goes on from there, so that no container of an old one is taken for its own. Written by a trigger on sandbox_placement.';
 COMMENT ON COLUMN sandbox.archive_ready IS 'It is to be archived, and its image is a backup that is newer than its last run: its runner lets go of it. Written by advance_archive().';
 CREATE INDEX sandbox_by_parent ON sandbox (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX sandbox_archived ON sandbox (desired_changed_at) WHERE desired_state = 'archived' AND auto_delete_minutes >= 0;
@@ -147,7 +149,8 @@ BEGIN
     IF wanted_purpose <> 'snapshot' THEN
         SELECT id INTO made FROM snapshot
             WHERE source_sandbox_id = target AND purpose = wanted_purpose AND source_epoch = its_epoch AND state = 'pending'
-            LIMIT 1 FOR UPDATE;
+            -- One that is locked is being begun: too late for what is now.
+            LIMIT 1 FOR UPDATE SKIP LOCKED;
     END IF;
     IF made IS NULL THEN
         made := gen_random_uuid();
@@ -223,6 +226,10 @@ BEGIN
     END IF;
     SELECT * INTO made FROM complete_backup(target);
     IF FOUND THEN
+        -- Its runner must have heard of the wish first: it may be about to start it still, for one of before.
+        IF EXISTS (SELECT FROM sandbox_status WHERE sandbox_id = target AND observed_generation < wanted.generation) THEN
+            RETURN;
+        END IF;
         -- From here on the backup is what counts: a start may find the container still there, or not.
         UPDATE sandbox SET image = made.image, architecture = made.architecture, restored = true, archive_ready = true WHERE id = target;
         PERFORM pg_notify('runner_' || runner_id, 'sandbox:' || target) FROM sandbox_placement WHERE sandbox_id = target;
@@ -280,8 +287,9 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER archive_stopped AFTER UPDATE OF state ON sandbox_status
-    FOR EACH ROW WHEN (NEW.state = 'stopped' AND OLD.state <> 'stopped') EXECUTE FUNCTION archive_stopped();
+CREATE TRIGGER archive_stopped AFTER UPDATE OF state, observed_generation ON sandbox_status
+    FOR EACH ROW WHEN (NEW.state = 'stopped' AND (OLD.state, OLD.observed_generation) IS DISTINCT FROM (NEW.state, NEW.observed_generation))
+    EXECUTE FUNCTION archive_stopped();
 
 -- An archived sandbox waits for nobody.
 CREATE FUNCTION archived_is_not_queued() RETURNS trigger
@@ -307,24 +315,64 @@ END
 $$;
 CREATE TRIGGER archive_done AFTER DELETE ON sandbox_placement FOR EACH ROW EXECUTE FUNCTION archive_done();
 
--- Another runner takes it over because its own is lost: from its last backup, where it has one.
-CREATE FUNCTION takeover_restores() RETURNS trigger
+-- A host that comes back may have a container of an earlier placement: epochs never begin anew.
+CREATE FUNCTION epoch_goes_on() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        UPDATE sandbox SET last_epoch = OLD.epoch WHERE id = OLD.sandbox_id;
+        RETURN NULL;
+    END IF;
+    NEW.epoch := (SELECT last_epoch + 1 FROM sandbox WHERE id = NEW.sandbox_id);
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER a_epoch_goes_on AFTER DELETE ON sandbox_placement FOR EACH ROW EXECUTE FUNCTION epoch_goes_on();
+CREATE TRIGGER a_epoch_begins BEFORE INSERT ON sandbox_placement FOR EACH ROW EXECUTE FUNCTION epoch_goes_on();
+
+-- Its container is lost: it starts from its last backup. False where it has none.
+CREATE FUNCTION restore_from_backup(target uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     made snapshot;
 BEGIN
-    SELECT * INTO made FROM snapshot WHERE source_sandbox_id = NEW.sandbox_id AND purpose = 'backup' AND image IS NOT NULL
+    SELECT * INTO made FROM snapshot WHERE source_sandbox_id = target AND purpose = 'backup' AND image IS NOT NULL
         ORDER BY captured_at DESC LIMIT 1;
-    IF FOUND THEN
-        UPDATE sandbox SET image = made.image, restored = true WHERE id = NEW.sandbox_id;
-        PERFORM record_event('sandbox.restored', NEW.sandbox_id, made.organization_id, NULL, 'restoring',
-            format('it starts from its backup of %s', made.captured_at));
+    IF NOT FOUND THEN
+        RETURN false;
     END IF;
+    UPDATE sandbox SET image = made.image, restored = true WHERE id = target;
+    PERFORM record_event('sandbox.restored', target, made.organization_id, NULL, 'restoring',
+        format('it starts from its backup of %s', made.captured_at));
+    RETURN true;
+END
+$$;
+
+-- Another runner takes it over because its own is lost.
+CREATE FUNCTION takeover_restores() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    PERFORM restore_from_backup(NEW.sandbox_id);
     RETURN NULL;
 END
 $$;
 CREATE TRIGGER takeover_restores AFTER UPDATE OF runner_id ON sandbox_placement
     FOR EACH ROW WHEN (NEW.epoch <> OLD.epoch AND NEW.runner_id <> OLD.runner_id) EXECUTE FUNCTION takeover_restores();
+
+-- Runner: the container that I reported is gone from my host, and not by my hand. False when there is no backup to start from, or
+-- nothing of this was so any more.
+CREATE FUNCTION restore_lost(target uuid, held_epoch bigint, lost_container text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    PERFORM FROM sandbox WHERE id = target FOR NO KEY UPDATE;
+    PERFORM FROM sandbox_placement WHERE sandbox_id = target AND runner_id = require_runner() AND epoch = held_epoch;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE sandbox_status SET container_id = NULL WHERE sandbox_id = target AND container_id = lost_container;
+    RETURN FOUND AND restore_from_backup(target);
+END
+$$;
 
 -- Forks -----------------------------------------------------------------------------------------------------------
 
@@ -347,7 +395,7 @@ BEGIN
         'desired_state', 'started', 'force_stop', false, 'recover_count', 0, 'generation', 1, 'desired_changed_at', now(),
         'toolbox_token', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
         'signing_key', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
-        'created_at', now(), 'updated_at', now(), 'capturing', NULL, 'restored', false, 'archive_ready', false))).*;
+        'created_at', now(), 'updated_at', now(), 'capturing', NULL, 'restored', false, 'archive_ready', false, 'last_epoch', 0))).*;
     UPDATE sandbox SET snapshot_name = source.snapshot_name WHERE id = child;
     RETURN child;
 END
@@ -485,14 +533,16 @@ BEGIN
     END LOOP;
     -- One that could not be archived is tried again after as long as at first, or an hour.
     PERFORM set_config('martlet.cause', 'auto-archive', true);
-    UPDATE sandbox s SET desired_state = 'archived' FROM sandbox_status t
-        WHERE t.sandbox_id = s.id AND t.state = 'stopped' AND t.state_changed_at < now() - interval '1 minute' AND s.desired_state = 'stopped'
-            AND s.auto_archive_minutes > 0 AND s.auto_delete_minutes <> 0
+    UPDATE sandbox SET desired_state = 'archived' WHERE id IN (
+        SELECT s.id FROM sandbox s JOIN sandbox_status t ON t.sandbox_id = s.id
+        WHERE t.state = 'stopped' AND t.state_changed_at < now() - interval '1 minute' AND s.desired_state = 'stopped'
+            AND s.capturing IS NULL AND s.auto_archive_minutes > 0 AND s.auto_delete_minutes <> 0
             AND t.state_changed_at < now() - make_interval(mins => s.auto_archive_minutes)
             AND NOT EXISTS (SELECT FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup' AND b.state = 'error'
                 AND b.updated_at > now() - interval '1 hour')
             AND EXISTS (SELECT FROM sandbox_placement p JOIN runner_lease l ON l.runner_id = p.runner_id
-                WHERE p.sandbox_id = s.id AND l.expires_at > now());
+                WHERE p.sandbox_id = s.id AND l.expires_at > now())
+        ORDER BY t.state_changed_at LIMIT 100 FOR UPDATE OF s SKIP LOCKED);
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
     PERFORM set_config('martlet.cause', 'auto-delete', true);
@@ -545,5 +595,5 @@ GRANT SELECT ON sandbox_backup TO martlet_api, martlet_operator;
 GRANT UPDATE (backup_on_stop, backup_minutes) ON organization TO martlet_operator;
 GRANT EXECUTE ON FUNCTION request_capture(uuid, uuid, bigint, text, text), request_fork(uuid, uuid, bigint, text), housekeep_captures()
     TO martlet_api;
-GRANT EXECUTE ON FUNCTION claim_capture(integer) TO martlet_runner;
+GRANT EXECUTE ON FUNCTION claim_capture(integer), restore_lost(uuid, bigint, text) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION state_of_capture(sandbox, text) TO martlet_api, martlet_runner, martlet_proxy, martlet_operator;

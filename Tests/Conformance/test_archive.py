@@ -14,7 +14,7 @@ from daytona import DaytonaBadRequestError, Sandbox, SandboxState, VolumeMount
 from Rig.database import Database
 from Rig.engine import Engine
 from Rig.environment import Environment
-from Rig.sandboxes import Client, Sandboxes
+from Rig.sandboxes import Client, Sandboxes, add_snapshot
 from Rig.stack import Stack
 from Rig.trees import Tree, check_same, read_tree
 from Rig.waiting import eventually
@@ -355,3 +355,50 @@ def test_a_backup_that_is_gone_is_told(sandboxes: Sandboxes, busybox: str, api: 
     made.recover()
     assert made.state == SandboxState.STARTED
     sandboxes.remove([made.id])
+
+
+@pytest.mark.deadline(120)
+def test_a_container_that_is_lost_comes_back_from_its_backup(
+    sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client
+) -> None:
+    made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
+    assert made.process.exec("echo kept > /root/kept").exit_code == 0
+    assert api.post(f"/sandbox/{made.id}/backup").status_code == 200
+    eventually(lambda: state(api, made)["backupState"] == "Completed", DONE_SECONDS, "the backup to be complete")
+    lost = engine.container(made.id)["Id"]
+    assert engine.request("DELETE", f"/containers/{lost}", force="true").status_code == 204
+
+    def is_another() -> bool:
+        found = [each["Id"] for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
+        return found not in ([], [lost]) and state(api, made)["state"] == "started"
+
+    eventually(is_another, DONE_SECONDS, "another container")
+    assert made.process.exec("cat /root/kept").result == "kept\n"
+    sandboxes.remove([made.id])
+
+
+@pytest.mark.deadline(120)
+def test_what_lies_beside_the_sandboxes_own_files_is_not_archived_away(
+    sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
+) -> None:
+    """An image may declare a VOLUME: what is there would be in no backup."""
+    name = f"with-volume-{secrets.token_hex(4)}"
+    plain = engine.request("POST", "/containers/create", {"Image": "martlet/busybox:test"}).json()["Id"]
+    changed = engine.request("POST", "/commit", container=plain, repo=f"martlet/{name}", tag="1", changes="VOLUME /data")
+    assert changed.status_code == 201, changed.text
+    assert engine.request("DELETE", f"/containers/{plain}").status_code == 204
+    add_snapshot(database, name, f"martlet/{name}:1")
+    try:
+        made = sandboxes.create(snapshot=name, auto_stop_interval=0)
+        assert made.process.exec("echo kept > /data/kept").exit_code == 0
+        made.stop()
+        made.archive()
+        reaches(api, made, "stopped")
+        why = database.rows("SELECT cause FROM event WHERE subject_id = :'id' ORDER BY id DESC LIMIT 3", id=made.id)
+        assert any("VOLUME /data" in (each["cause"] or "") for each in why), why
+        made.start()
+        assert made.process.exec("cat /data/kept").result == "kept\n"
+        sandboxes.remove([made.id])
+    finally:
+        database.execute("DELETE FROM snapshot WHERE general AND name = :'name';", name=name)
+        engine.request("DELETE", f"/images/martlet/{name}:1", force="true")

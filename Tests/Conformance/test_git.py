@@ -90,7 +90,7 @@ def server(shared: Any) -> Repositories:
         f"nohup sh -c 'tail -f /dev/null | python3 {home}/git_server.py {made.root} > {home}/port' >/dev/null 2>&1 &",
         env={"GIT_SERVER_USER": USER, "GIT_SERVER_PASSWORD": PASSWORD},
     )
-    eventually(lambda: made.shell(f"cat {home}/port || true").endswith("\n"), 20, "the git server to listen")
+    eventually(lambda: made.shell(f"cat {home}/port 2>/dev/null || true").endswith("\n"), 20, "the git server to listen")
     made.port = int(made.shell(f"cat {home}/port").split()[1])
     return made
 

@@ -101,6 +101,7 @@ import Testing
             #expect(try await change(.start, one, database, tenant))
             seen = try await find(one, database, tenant)
             #expect(seen.state == .restoring && seen.runnerID == runner.id)
+            #expect(try await epoch(one, database) == 2, "a container of its first placement is not taken for its own")
             try await runner.reconcileOnce()
             #expect(try await find(one, database, tenant).state == .started)
 
@@ -133,6 +134,8 @@ import Testing
             #expect(try await runner.captures.finish(last, made(last.snapshot, "3d")))
             #expect(try await change(.archive, one, database, tenant))
             #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "nothing has changed since")
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archiving, "its runner has heard of it only now")
             try await runner.reconcileOnce()
             let seen = try await find(one, database, tenant)
             #expect(seen.state == .archived && seen.image == made(last.snapshot, "3d").image.description)
@@ -185,10 +188,12 @@ import Testing
             try await database.owner.execute(
                 "UPDATE sandbox_status SET state_changed_at = now() - interval '6 minutes'"
             )
+            try await database.owner.execute(script: "ALTER TABLE sandbox_status ENABLE TRIGGER USER")
             #expect(try await database.owner.captures.housekeep() == 1)
             #expect(try await find(one, database, tenant).desiredState == .archived)
             let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
             #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await runner.reconcileOnce()
             try await runner.reconcileOnce()
             #expect(try await find(one, database, tenant).state == .archived)
             try await database.owner.execute(script: "ALTER TABLE sandbox DISABLE TRIGGER a_spec_changes")
@@ -278,6 +283,39 @@ import Testing
             #expect(try await find(one, database, tenant).state == .started)
             #expect(try await change(.destroy, seen, database, tenant))
             #expect(try await !find(one, database, tenant).hasForks)
+        }
+    }
+
+    @Test func whatMayBeStartingStillIsNotLetGo() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            // Its runner may have read this wish, and act on it yet.
+            #expect(try await change(.start, one, database, tenant))
+            #expect(try await change(.stop(force: true), one, database, tenant))
+            #expect(try await change(.archive, one, database, tenant))
+            let ready = try await database.owner.queryFirst("SELECT archive_ready FROM sandbox WHERE id = \(one.id)")
+            #expect(try ready?["archive_ready"] == false)
+            try await runner.reconcileOnce()
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archived)
+        }
+    }
+
+    @Test func whoseContainerIsLostStartsFromItsLastBackup() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let epoch = try await epoch(one, database)
+            try await database.owner.execute("UPDATE sandbox_status SET container_id = 'c1'")
+            #expect(try await !runner.captures.restoreLost(one.id, epoch: epoch, container: "c1"), "it has none")
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            #expect(try await !runner.captures.restoreLost(one.id, epoch: epoch, container: "c1"), "known already")
+            try await database.owner.execute("UPDATE sandbox_status SET container_id = 'c2'")
+            #expect(try await !runner.captures.restoreLost(one.id, epoch: epoch + 1, container: "c2"), "fenced")
+            #expect(try await runner.captures.restoreLost(one.id, epoch: epoch, container: "c2"))
+            let image = try await find(one, database, tenant).image
+            #expect(image != one.image && InternalImage(image) != nil)
         }
     }
 
@@ -392,6 +430,13 @@ import Testing
 
     private func find(_ id: SandboxID, _ database: TestDatabase, _ tenant: TestTenant) async throws -> SandboxRecord {
         try #require(try await database.owner.sandboxes.find(id, in: tenant.organization))
+    }
+
+    private func epoch(_ sandbox: SandboxRecord, _ database: TestDatabase) async throws -> Int64 {
+        let row = try await database.owner.queryFirst(
+            "SELECT epoch FROM sandbox_placement WHERE sandbox_id = \(sandbox.id)"
+        )
+        return try #require(row)["epoch"]
     }
 
     private func snapshotState(_ name: String, _ database: TestDatabase, _ tenant: TestTenant) async throws

@@ -120,6 +120,8 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
     package let networks: [String: EndpointInspection]
     /// Where something of the host's is mounted in it.
     package let mountPoints: [String]
+    /// Those of them where the engine keeps files itself, since the image declares a `VOLUME` there.
+    package let volumePoints: [String]
 
     enum CodingKeys: String, CodingKey {
         case id = "Id"
@@ -136,7 +138,11 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
     package init(from decoder: any Decoder) throws {
         struct Mount: Decodable {
             let destination: String
-            enum CodingKeys: String, CodingKey { case destination = "Destination" }
+            let type: String?
+            enum CodingKeys: String, CodingKey {
+                case destination = "Destination"
+                case type = "Type"
+            }
         }
         struct NetworkSettings: Decodable {
             let networks: [String: EndpointInspection]?
@@ -157,7 +163,9 @@ package struct ContainerInspection: Sendable, Hashable, Decodable {
         command = configuration.command ?? []
         limits = try container.decode(ContainerLimits.self, forKey: .limits)
         networks = try container.decodeIfPresent(NetworkSettings.self, forKey: .networkSettings)?.networks ?? [:]
-        mountPoints = try container.decodeIfPresent([Mount].self, forKey: .mounts)?.map(\.destination) ?? []
+        let mounts = try container.decodeIfPresent([Mount].self, forKey: .mounts) ?? []
+        mountPoints = mounts.map(\.destination)
+        volumePoints = mounts.filter { $0.type == "volume" }.map(\.destination)
     }
 }
 

@@ -33,6 +33,11 @@ struct CaptureMaker: Sendable {
         _ = position.enter(.read)
         let store = try layerStore()
         let container = try await container(of: order)
+        guard container.volumePoints.isEmpty else {
+            throw CaptureRefused(
+                "its image declares VOLUME \(container.volumePoints.sorted().joined(separator: ", ")), and what is there is no part of the sandbox's own files: it would be lost; use an image without"
+            )
+        }
         let base = try await blocking { try CapturedImage(of: store.configuration(ofImage: container.imageID)) }
         let file = try layerPath(of: job)
         defer { unlink(file) }

@@ -20,6 +20,7 @@ package struct SandboxReconciler: Sendable {
         guard let desired = try await parts.queries.sandbox(id) else { return try await clear(id) }
         parts.holdings.hold(id)
         let (observed, container) = try await observer.observe(desired)
+        if try await restores(desired, observed) { return .recheck(after: .zero) }
         let plan = planSandbox(desired: desired, observed: observed)
         do {
             try await applier.apply(plan, to: desired, container: container)
@@ -32,6 +33,14 @@ package struct SandboxReconciler: Sendable {
         } catch {
             return try await record(error, desired)
         }
+    }
+
+    /// Whether the container that it had is gone, and it starts from its last backup instead: its row says so now.
+    private func restores(_ desired: AssignedSandbox, _ observed: SandboxObserved) async throws -> Bool {
+        guard desired.desired == .started, observed.container == .absent, let lost = desired.reported.containerID else {
+            return false
+        }
+        return try await parts.queries.restoreLost(desired.id, epoch: desired.epoch, container: lost)
     }
 
     /// Nothing places the sandbox here: nothing of it may stay, once that is certain.

@@ -33,4 +33,11 @@ extension RunnerQueries {
     package func claimCapture(for lease: Duration) async throws -> SnapshotJob? {
         try await client.queryFirst("SELECT * FROM claim_capture(\(lease.wholeSeconds))").map(SnapshotJob.init)
     }
+
+    /// The container that was reported is gone. True if the sandbox starts from its last backup now: its row is another; false if
+    /// it has none, or is not placed here under this epoch any more.
+    package func restoreLost(_ id: SandboxID, epoch: Int64, container: String) async throws -> Bool {
+        try await client.queryFirst("SELECT restore_lost(\(id), \(epoch), \(container)) AS is_restored")
+            .map { try $0["is_restored"] } ?? false
+    }
 }

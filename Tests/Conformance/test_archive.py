@@ -383,7 +383,7 @@ def test_what_lies_beside_the_sandboxes_own_files_is_not_archived_away(
 ) -> None:
     """An image may declare a VOLUME: what is there would be in no backup."""
     name = f"with-volume-{secrets.token_hex(4)}"
-    plain = engine.request("POST", "/containers/create", {"Image": "martlet/busybox:test"}).json()["Id"]
+    plain = engine.request("POST", "/containers/create", {"Image": "martlet/busybox:test", "Cmd": ["true"]}).json()["Id"]
     changed = engine.request("POST", "/commit", container=plain, repo=f"martlet/{name}", tag="1", changes="VOLUME /data")
     assert changed.status_code == 201, changed.text
     assert engine.request("DELETE", f"/containers/{plain}").status_code == 204

@@ -26,6 +26,14 @@ package enum ContainerObservation: Sendable, Hashable {
     case exited(ContainerFacts, ContainerEnd)
     /// Dead, or its removal is under way.
     case unusable(ContainerFacts)
+
+    /// Whether its files are gone.
+    package var isLost: Bool {
+        switch self {
+        case .absent, .unusable: true
+        case .foreign, .created, .running, .paused, .frozen, .exited: false
+        }
+    }
 }
 
 /// What is known of a container of ours.

@@ -37,7 +37,7 @@ package struct SandboxReconciler: Sendable {
 
     /// Whether the container that it had is gone, and it starts from its last backup instead: its row says so now.
     private func restores(_ desired: AssignedSandbox, _ observed: SandboxObserved) async throws -> Bool {
-        guard desired.desired == .started, observed.container == .absent, let lost = desired.reported.containerID else {
+        guard desired.desired == .started, observed.container.isLost, let lost = desired.reported.containerID else {
             return false
         }
         return try await parts.queries.restoreLost(desired.id, epoch: desired.epoch, container: lost)

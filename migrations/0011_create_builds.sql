@@ -395,6 +395,13 @@ $$;
 
 -- Housekeeping ---------------------------------------------------------------------------------------------------
 
+-- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up.
+CREATE VIEW unneeded_hidden_snapshot AS
+    SELECT s.id FROM snapshot s
+    WHERE s.hidden AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
+        AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END;
+COMMENT ON VIEW unneeded_hidden_snapshot IS 'What housekeep_builds() deletes.';
+
 -- Api: contexts and hidden snapshots that nobody needs any more; and what follows a build that ended unseen.
 CREATE FUNCTION housekeep_builds() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -418,12 +425,7 @@ BEGIN
         LIMIT 100);
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
-    -- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up.
-    DELETE FROM snapshot WHERE id IN (
-        SELECT s.id FROM snapshot s
-        WHERE s.hidden AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
-            AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END
-        LIMIT 100);
+    DELETE FROM snapshot WHERE id IN (SELECT id FROM unneeded_hidden_snapshot LIMIT 100);
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN total + changed;
 END

@@ -555,39 +555,11 @@ END
 $$;
 
 -- As before, but for backups, which no sandbox was made from.
-CREATE OR REPLACE FUNCTION housekeep_builds() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-    changed integer;
-    total integer := 0;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_builds')) THEN
-        RETURN 0;
-    END IF;
-    PERFORM set_config('martlet.actor', 'timer', true);
-    UPDATE snapshot SET state = 'pending' WHERE id IN (
-        SELECT s.id FROM snapshot s WHERE s.state = 'building' AND s.built_by <> s.id
-            AND NOT EXISTS (SELECT FROM snapshot l WHERE l.id = s.built_by AND l.state IN ('pending', 'building'))
-        LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    total := total + changed;
-    DELETE FROM build_context WHERE id IN (
-        SELECT c.id FROM build_context c
-        WHERE c.last_used_at < now() - CASE WHEN c.completed_at IS NULL THEN interval '1 hour' ELSE interval '7 days' END
-        LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    total := total + changed;
-    -- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up.
-    DELETE FROM snapshot WHERE id IN (
-        SELECT s.id FROM snapshot s
-        WHERE s.hidden AND s.purpose IS DISTINCT FROM 'backup'
-            AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
-            AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END
-        LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    RETURN total + changed;
-END
-$$;
+CREATE OR REPLACE VIEW unneeded_hidden_snapshot AS
+    SELECT s.id FROM snapshot s
+    WHERE s.hidden AND s.purpose IS DISTINCT FROM 'backup'
+        AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
+        AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END;
 
 -- Rights ----------------------------------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ extension ContainerSpecification {
 }
 
 extension JSONValue: ExpressibleByArrayLiteral {
-    init(arrayLiteral elements: JSONValue...) { self = .array(elements) }
+    package init(arrayLiteral elements: JSONValue...) { self = .array(elements) }
 
     fileprivate static func openFiles(_ limit: Int64) -> JSONValue {
         .object(["Name": .string("nofile"), "Soft": .integer(limit), "Hard": .integer(limit)])

@@ -1,4 +1,5 @@
 import Crypto
+import Docker
 import FoundationEssentials
 import NIOCore
 import NIOPosix
@@ -15,11 +16,11 @@ struct CapturedImage: Sendable {
     let layers: [String]
     /// Those of them that the own one lies upon. What is in the others is in the own one anew.
     let base: [String]
-    private var document: JSONDocument
+    private var document: JSONValue
 
     /// Begins with the configuration of the image that the sandbox was made of, byte for byte as it is.
     init(of configuration: Data) throws {
-        document = try JSONDecoder().decode(JSONDocument.self, from: configuration)
+        document = try JSONDecoder().decode(JSONValue.self, from: configuration)
         layers = document["rootfs"]["diff_ids"].strings
         let labelled = Int(document["config"]["Labels"][Self.baseLabel].string ?? "") ?? layers.count
         base = Array(layers.prefix(min(max(labelled, 0), Self.baseLayersLimit)))
@@ -37,69 +38,26 @@ struct CapturedImage: Sendable {
         if isBackup { labels[Self.baseLabel] = .string("\(base.count)") }
         process["Labels"] = labels
         its["config"] = process
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return try encoder.encode(its)
+        return try its.encoded()
     }
 }
 
-/// A JSON document of somebody else's, of which most is passed on.
-private enum JSONDocument: Codable, Sendable {
-    case null
-    case bool(Bool)
-    case integer(Int64)
-    case number(Double)
-    case string(String)
-    case array([JSONDocument])
-    case object([String: JSONDocument])
+extension JSONValue {
+    fileprivate var string: String? { if case .string(let value) = self { value } else { nil } }
 
-    init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        if container.decodeNil() {
-            self = .null
-        } else if let value = try? container.decode(Bool.self) {
-            self = .bool(value)
-        } else if let value = try? container.decode(Int64.self) {
-            self = .integer(value)
-        } else if let value = try? container.decode(Double.self) {
-            self = .number(value)
-        } else if let value = try? container.decode(String.self) {
-            self = .string(value)
-        } else if let value = try? container.decode([JSONDocument].self) {
-            self = .array(value)
-        } else {
-            self = .object(try container.decode([String: JSONDocument].self))
-        }
-    }
-
-    func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        switch self {
-        case .null: try container.encodeNil()
-        case .bool(let value): try container.encode(value)
-        case .integer(let value): try container.encode(value)
-        case .number(let value): try container.encode(value)
-        case .string(let value): try container.encode(value)
-        case .array(let value): try container.encode(value)
-        case .object(let value): try container.encode(value)
-        }
-    }
-
-    var string: String? { if case .string(let value) = self { value } else { nil } }
-
-    var strings: [String] { if case .array(let values) = self { values.compactMap(\.string) } else { [] } }
+    fileprivate var strings: [String] { if case .array(let values) = self { values.compactMap(\.string) } else { [] } }
 
     /// Null where there is none; setting one makes an object of what is none.
-    subscript(member: String) -> JSONDocument {
+    fileprivate subscript(member: String) -> JSONValue {
         get { if case .object(let members) = self { members[member] ?? .null } else { .null } }
         set {
-            var members: [String: JSONDocument] = if case .object(let members) = self { members } else { [:] }
+            var members: [String: JSONValue] = if case .object(let members) = self { members } else { [:] }
             members[member] = newValue
             self = .object(members)
         }
     }
 
-    mutating func remove(_ member: String) {
+    fileprivate mutating func remove(_ member: String) {
         guard case .object(var members) = self else { return }
         members[member] = nil
         self = .object(members)

@@ -186,8 +186,9 @@ struct CaptureMaker: Sendable {
             try await FaultPoint.hit("capture-paused")
             return true
         } catch let error as DockerError where error.kind == .conflict {
-            // It has stopped, or is paused by somebody else, whose business it is.
-            return false
+            // It has stopped, or was paused already: by a process that died at it. While it is held here, no pass of its sandbox
+            // resumes it.
+            return try await parts.engine.inspectContainer(container.id).state.status == .paused
         } catch {
             // Whether it was paused is not known.
             await resume(container.id)

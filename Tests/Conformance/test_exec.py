@@ -105,18 +105,18 @@ def test_a_timeout_ends_everything_that_was_started(client: Client, box: Any, co
     with pytest.raises(DaytonaProcessExecutionTimeoutError) as raised:
         client.wait(box.process.exec(command.format(mark=mark), timeout=1))
     took = time.monotonic() - begun
-    assert 0.9 < took < 5.5, f"{took:.1f} s"
+    assert 0.9 < took < 20, f"{took:.1f} s"
     assert isinstance(raised.value, DaytonaTimeoutError)
     assert (raised.value.status_code, raised.value.code, raised.value.source) == (
         408, "PROCESS_EXECUTION_TIMEOUT", "DAYTONA_DAEMON",
     )  # fmt: skip
-    eventually(lambda: processes(client, box, mark) == 0, 5, f"no process of {command!r} to be left")
+    eventually(lambda: processes(client, box, mark) == 0, 30, f"no process of {command!r} to be left")
 
 
 def test_a_background_process_without_the_pipes_lives_on(client: Client, box: Any) -> None:
     begun = time.monotonic()
     done = client.wait(box.process.exec("sleep 7654 >/dev/null 2>&1 </dev/null & echo started"))
-    assert done.result == "started\n" and time.monotonic() - begun < 5
+    assert done.result == "started\n" and time.monotonic() - begun < 20
     assert client.wait(box.process.exec("pkill -f 'sleep 765[4]'; echo $?")).result == "0\n"
 
 
@@ -124,7 +124,7 @@ def test_a_client_that_leaves_does_not_leave_a_process(client: Client, box: Any,
     """Whoever hangs up cannot read the result; the group is ended, or ends by its own time-out."""
     with pytest.raises(httpx.ReadTimeout):
         toolbox.post("/process/execute", json={"command": "sleep 4321", "timeout": 5}, timeout=1)
-    eventually(lambda: processes(client, box, "4321") == 0, 12, "the abandoned command to end")
+    eventually(lambda: processes(client, box, "4321") == 0, 40, "the abandoned command to end")
 
 
 @pytest.mark.deadline(120)

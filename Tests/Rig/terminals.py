@@ -8,7 +8,7 @@ from typing import Any
 from Rig.sandboxes import Client
 from Rig.waiting import eventually
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 
 
 class Terminal:

@@ -372,8 +372,10 @@ def test_a_container_that_is_lost_comes_back_from_its_backup(
     assert engine.request("DELETE", f"/containers/{lost}", force="true").status_code == 204
 
     def is_another() -> bool:
-        found = [each["Id"] for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
-        return found not in ([], [lost]) and state(api, made)["state"] == "started"
+        found = [each for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
+        # While it is made its row may say still what it said of the lost one; before it runs that is over.
+        is_running = [each["State"] for each in found] == ["running"] and found[0]["Id"] != lost
+        return is_running and state(api, made)["state"] == "started"
 
     eventually(is_another, DONE_SECONDS, "another container")
     assert made.process.exec("cat /root/kept").result == "kept\n"

@@ -27,6 +27,7 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.processes import daemon_of, inside
 from Rig.sandboxes import BUSYBOX, Client, Sandboxes
+from Rig.terminals import create_terminal
 from Rig.waiting import eventually
 from Rig.wire import check_error
 
@@ -135,7 +136,7 @@ def test_calls_and_sockets_that_were_open_end_soon(sync_client: Client, fragile:
     request = SessionExecuteRequest(command="while sleep 0.1; do echo tick; done", run_async=True)
     command = process.execute_session_command("follows", request).cmd_id
     ticks: list[str] = []
-    terminal = process.create_pty_session(f"pty-{uuid.uuid4().hex[:8]}")
+    terminal = create_terminal(process, f"pty-{uuid.uuid4().hex[:8]}")
 
     def follow() -> None:
         asyncio.run(process.get_session_command_logs_async("follows", command, ticks.append, lambda _: None))

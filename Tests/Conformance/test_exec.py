@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from daytona import DaytonaBadRequestError, DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError
+from daytona import (
+    DaytonaBadRequestError, DaytonaConnectionTimeoutError, DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError,
+)
 
 from Rig import wire
 from Rig.engine import Engine
@@ -88,6 +90,22 @@ def processes(client: Client, box: Any, mark: str) -> int:
     return int(client.wait(box.process.exec(f"pgrep -fc 'sleep {mark[:-1]}[{mark[-1]}]' || true")).result)
 
 
+def expiry(client: Client, box: Any, command: str) -> Exception:
+    """What is told of a command that may take a second. The SDK itself gives up five seconds later, so a busy machine may need
+    another try."""
+    for _ in range(5):
+        begun = time.monotonic()
+        try:
+            client.wait(box.process.exec(command, timeout=1))
+        except DaytonaProcessExecutionTimeoutError as error:
+            assert time.monotonic() - begun > 0.9
+            return error
+        except DaytonaConnectionTimeoutError:
+            continue
+        raise AssertionError(f"{command!r} was not ended by its time-out")
+    raise AssertionError(f"{command!r} was not answered within six seconds")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -101,13 +119,9 @@ def processes(client: Client, box: Any, mark: str) -> int:
 )
 def test_a_timeout_ends_everything_that_was_started(client: Client, box: Any, command: str) -> None:
     mark = f"98{abs(hash((client.flavor, command))) % 10**6:06}"
-    begun = time.monotonic()
-    with pytest.raises(DaytonaProcessExecutionTimeoutError) as raised:
-        client.wait(box.process.exec(command.format(mark=mark), timeout=1))
-    took = time.monotonic() - begun
-    assert 0.9 < took < 20, f"{took:.1f} s"
-    assert isinstance(raised.value, DaytonaTimeoutError)
-    assert (raised.value.status_code, raised.value.code, raised.value.source) == (
+    error = expiry(client, box, command.format(mark=mark))
+    assert isinstance(error, DaytonaTimeoutError)
+    assert (error.status_code, error.code, error.source) == (
         408, "PROCESS_EXECUTION_TIMEOUT", "DAYTONA_DAEMON",
     )  # fmt: skip
     eventually(lambda: processes(client, box, mark) == 0, 30, f"no process of {command!r} to be left")

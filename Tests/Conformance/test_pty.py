@@ -9,7 +9,7 @@ import pytest
 from daytona import DaytonaBadRequestError, DaytonaConflictError, DaytonaError, PtySize
 
 from Rig.sandboxes import Client
-from Rig.terminals import WAIT_SECONDS, Terminal
+from Rig.terminals import WAIT_SECONDS, Terminal, create_terminal
 from Rig.waiting import eventually
 
 
@@ -62,7 +62,7 @@ def test_ends(client: Client, box: Any, name: str, command: str, end: tuple[int,
 
 
 def test_wait_gives_the_result(sync_client: Client, shared: Any, name: str) -> None:
-    handle = shared.process.create_pty_session(name)
+    handle = create_terminal(shared.process, name)
     handle.send_input("echo wai''ted; exit 3\n")
     output = bytearray()
     result = handle.wait(on_data=output.extend, timeout=WAIT_SECONDS)

@@ -75,7 +75,7 @@ import Testing
 
     @Test func ourProcessesAreKnownByTheirArguments() {
         func isServing(_ words: String...) -> Bool {
-            VolumeProcesses.isServing("/v/mnt", arguments: Data(words.joined(separator: "\0").utf8))
+            VolumeProcesses.isServing("/v/mnt", arguments: words)
         }
         #expect(isServing("rclone", "mount", "volumes:b/x", "/v/mnt", "--daemon"))
         #expect(!isServing("rclone", "mount", "volumes:b/x", "/v/mnt2", "--daemon"))

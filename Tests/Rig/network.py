@@ -12,6 +12,8 @@ import subprocess
 import threading
 from typing import IO, NamedTuple
 
+from Rig.children import dying_with_us
+
 COMMAND_SECONDS = 30
 
 
@@ -28,7 +30,7 @@ class HostNetwork:
         return done.stdout
 
     def popen(self, *command: str, **options: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*self._enter, *command], **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(dying_with_us(*self._enter, *command), **options)  # type: ignore[call-overload, no-any-return]
 
     def veths_on(self, bridges: list[str]) -> int:
         """Host ends of veth pairs that are plugged into these bridges."""
@@ -125,7 +127,7 @@ class Outside:
         self._remove()
         # A namespace without a name in /run/netns: it lives exactly as long as its listener.
         self._listener = subprocess.Popen(
-            ["unshare", "--net", "--", "python3", "-u", "-c", LISTENER, *map(str, self.PORTS)],
+            dying_with_us("unshare", "--net", "--", "python3", "-u", "-c", LISTENER, *map(str, self.PORTS)),
             stdout=subprocess.PIPE,
         )
         assert self._listener.stdout is not None

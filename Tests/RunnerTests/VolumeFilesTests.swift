@@ -75,7 +75,7 @@ import Testing
 
     @Test func ourProcessesAreKnownByTheirArguments() {
         func isServing(_ words: String...) -> Bool {
-            VolumeProcesses.isServing("/v/mnt", arguments: Data(words.joined(separator: "\0").utf8))
+            VolumeProcesses.isServing({ $0 == "/v/mnt" }, arguments: Data(words.joined(separator: "\0").utf8))
         }
         #expect(isServing("rclone", "mount", "volumes:b/x", "/v/mnt", "--daemon"))
         #expect(!isServing("rclone", "mount", "volumes:b/x", "/v/mnt2", "--daemon"))
@@ -96,5 +96,15 @@ import Testing
                 == "Failed to create file system: no"
         )
         #expect(Rclone.gist("") == "it said nothing")
+    }
+
+    /// Once on, it stays on until there is clearly more room than when it came on.
+    @Test func theBrakeDoesNotFlutter() {
+        for (free, isOn, expected) in [
+            (49, false, true), (50, false, false), (74, false, false), (74, true, true), (75, true, false),
+            (0, true, true),
+        ] as [(Int64, Bool, Bool)] {
+            #expect(VolumeBrake.isNeeded(free: free, wanted: 100, isOn: isOn) == expected, "\(free) \(isOn)")
+        }
     }
 }

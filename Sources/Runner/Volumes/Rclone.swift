@@ -22,7 +22,9 @@ struct Rclone: Sendable {
                 "\(Self.mountSeconds)s", "--cache-dir", folders.cache(of: volume), "--log-file",
                 folders.log(of: volume),
             ]
-            + ["--rc", "--rc-addr", "unix://\(folders.socket(of: volume))", "--devname", "martlet-\(volume)"] + flags
+            // Only root reaches the socket, by the mode of the folder; rclone wants a password, or this, before it forgets folders.
+            + ["--rc", "--rc-no-auth", "--rc-addr", "unix://\(folders.socket(of: volume))"]
+            + ["--devname", "martlet-\(volume)"] + flags
         try await run(arguments, within: .seconds(Self.mountSeconds + 10))
     }
 

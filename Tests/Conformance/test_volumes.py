@@ -311,6 +311,12 @@ def test_a_short_disk_brakes_writers_and_nobody_else(
     pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, environment: Environment, database: Database
 ) -> None:
     """As if S3 had been too slow for a while: the runner is told to leave more of its disk free than there is."""
+
+    def follow(settings_text: str) -> None:
+        settings.write_text(settings_text)
+        stack.kill("runner")  # quicker than to stop it, which waits for open tunnels
+        stack.start("runner")
+
     first, second = pair
     grow = "head -c 1M /dev/zero > volume/grown"
     run(first, "head -c 256K /dev/zero > volume/before")
@@ -318,8 +324,7 @@ def test_a_short_disk_brakes_writers_and_nobody_else(
     usual = settings.read_text()
     disk = os.statvfs(environment.state)
     try:
-        settings.write_text(f"{usual}\nMARTLET_VOLUME_FREE_GIB={2 * (disk.f_blocks * disk.f_frsize >> 30) + 2}\n")
-        stack.restart("runner")
+        follow(f"{usual}\nMARTLET_VOLUME_FREE_GIB={2 * (disk.f_blocks * disk.f_frsize >> 30) + 2}\n")
         eventually(lambda: first.process.exec(grow).exit_code != 0, HEALING_SECONDS, "writing to be braked")
         assert "error" in first.process.exec(f"{grow}; true").result.lower()
         assert run(second, "echo small > /data/small && wc -c < /data/before") == str(256 << 10)
@@ -327,8 +332,7 @@ def test_a_short_disk_brakes_writers_and_nobody_else(
         noted = "SELECT mounts FROM volumes WHERE id = :'id'"
         eventually(lambda: "do not grow" in database.value(noted, id=volume.id), HEALING_SECONDS, "the operator to be told")
     finally:
-        settings.write_text(usual)
-        stack.restart("runner")
+        follow(usual)
     eventually(lambda: first.process.exec(grow).exit_code == 0, HEALING_SECONDS, "writing to go on")
     eventually(lambda: "do not grow" not in database.value(noted, id=volume.id), HEALING_SECONDS, "the note to be gone")
 

@@ -189,11 +189,19 @@ import Testing
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()
             let id = try await make("data", in: database, of: tenant)
-            try await database.withRunner("a") { a in
-                try await database.withRunner("b") { b in
+            try await database.withRunner("a", mountsVolumes: false) { a in
+                try await database.withRunner("b", mountsVolumes: false) { b in
                     try await RunnerQueries(a.pool).reportMount(of: id, .mounted)
                     #expect(try await RunnerQueries(a.pool).mounts().map(\.volume) == [id])
                     #expect(try await RunnerQueries(b.pool).mounts().isEmpty)
+                    for (who, problem, expected) in [
+                        (b, "b's", nil), (a, "short", "short"), (a, "shorter", "short"), (b, nil, "short"),
+                        (a, nil, nil),
+                    ] as [(TestRunner, String?, String?)] {
+                        try await RunnerQueries(who.pool).noteMounts(problem: problem)
+                        let noted = try await database.owner.queryFirst("SELECT problem FROM volume_mount")
+                        #expect(try noted?["problem"] as String? == expected)
+                    }
                     #expect(try await b.pool.execute("DELETE FROM volume_mount") == 0)
                     await #expect(throws: PostgresError.self) { try await a.pool.query("SELECT * FROM volume") }
                     await #expect(throws: PostgresError.self) { try await a.pool.query("SELECT purge_volumes()") }

@@ -16,8 +16,8 @@ import httpx_ws
 from Rig.children import LastWill, dying_with_us
 from Rig.waiting import eventually
 
-START_SECONDS = 30
-COMMAND_SECONDS = 20
+START_SECONDS = 90
+COMMAND_SECONDS = 60
 END_SECONDS = 10
 MESSAGE_BYTES_LIMIT = 16 << 20
 

@@ -253,6 +253,37 @@ def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
 
 
 @pytest.mark.deadline(500)
+def test_a_short_disk_brakes_writers_and_nobody_else(
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, environment: Environment, database: Database
+) -> None:
+    """As if S3 had been too slow for a while: the runner is told to leave more of its disk free than there is."""
+
+    def follow(settings_text: str) -> None:
+        settings.write_text(settings_text)
+        stack.kill("runner")  # quicker than to stop it, which waits for open tunnels
+        stack.start("runner")
+
+    first, second = pair
+    grow = "head -c 1M /dev/zero > volume/grown"
+    run(first, "head -c 256K /dev/zero > volume/before")
+    settings = environment.state / "services" / "runner.env"
+    usual = settings.read_text()
+    disk = os.statvfs(environment.state)
+    try:
+        follow(f"{usual}\nMARTLET_VOLUME_FREE_GIB={2 * (disk.f_blocks * disk.f_frsize >> 30) + 2}\n")
+        eventually(lambda: first.process.exec(grow).exit_code != 0, HEALING_SECONDS, "writing to be braked")
+        assert "error" in first.process.exec(f"{grow}; true").result.lower()
+        assert run(second, "echo small > /data/small && wc -c < /data/before") == str(256 << 10)
+        eventually((mounts.stored(volume.id) / "small").exists, HEALING_SECONDS, "uploads to go on")
+        noted = "SELECT mounts FROM volumes WHERE id = :'id'"
+        eventually(lambda: "do not grow" in database.value(noted, id=volume.id), HEALING_SECONDS, "the operator to be told")
+    finally:
+        follow(usual)
+    eventually(lambda: first.process.exec(grow).exit_code == 0, HEALING_SECONDS, "writing to go on")
+    eventually(lambda: "do not grow" not in database.value(noted, id=volume.id), HEALING_SECONDS, "the note to be gone")
+
+
+@pytest.mark.deadline(500)
 def test_it_is_there_again_after_stop_and_start(pair: tuple[Any, Any]) -> None:
     first, second = pair
     run(second, "echo kept > /part/kept")

@@ -22,7 +22,9 @@ struct Rclone: Sendable {
                 "\(Self.mountSeconds)s", "--cache-dir", folders.cache(of: volume), "--log-file",
                 folders.log(of: volume),
             ]
-            + ["--rc", "--rc-addr", "unix://\(folders.socket(of: volume))", "--devname", "martlet-\(volume)"] + flags
+            // Only root reaches the socket, by the mode of the folder; rclone wants a password, or this, before it forgets folders.
+            + ["--rc", "--rc-no-auth", "--rc-addr", "unix://\(folders.socket(of: volume))"]
+            + ["--devname", "martlet-\(volume)"] + flags
         try await run(arguments, within: .seconds(Self.mountSeconds + 10))
     }
 
@@ -33,8 +35,9 @@ struct Rclone: Sendable {
         "--vfs-fast-fingerprint", "--use-server-modtime",
         // What other hosts write is seen after this.
         "--dir-cache-time", "5s", "--attr-timeout", "1s", "--poll-interval", "0",
-        // An S3 that is away is an error soon; uploads are repeated whatever this says.
-        "--contimeout", "3s", "--timeout", "10s", "--low-level-retries", "1", "--retries", "1",
+        // An S3 that is away is an error soon; uploads are repeated whatever this says. But one that takes a large file slowly
+        // must have the time to say that it has it, or the upload would begin anew for ever.
+        "--contimeout", "3s", "--timeout", "30s", "--low-level-retries", "1", "--retries", "1",
         "--buffer-size", "4Mi", "--transfers", "8", "--log-level", "NOTICE", "--log-file-max-size", "5Mi",
         "--log-file-max-backups", "1",
     ]

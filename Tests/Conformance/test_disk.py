@@ -53,7 +53,7 @@ def settled(api: httpx.Client, identifier: str, within: float = FULL_SECONDS) ->
     return eventually(lambda: (found := state(api, identifier))["state"] in ends and found, within, "a sandbox to settle")
 
 
-@pytest.mark.deadline(300)
+@pytest.mark.deadline(400)
 def test_a_full_disk_is_told_with_numbers_and_heals(
     api: httpx.Client, sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, disk: EngineDisk, database: Database,
     busybox: str,
@@ -128,7 +128,7 @@ def holdings(engine: Engine, disk: EngineDisk, registry: Path, database: Databas
     )
 
 
-@pytest.mark.deadline(300 if SNAPSHOTS < 100 else 1800)
+@pytest.mark.deadline(400 if SNAPSHOTS < 100 else 1800)
 def test_many_snapshots_leave_the_disk_where_it_was(
     api: httpx.Client, sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, disk: EngineDisk, database: Database,
     engine: Engine, environment: Environment,
@@ -216,7 +216,7 @@ def unused(engine: Engine, ours: Path) -> set[str]:
     }  # fmt: skip
 
 
-@pytest.mark.deadline(200)
+@pytest.mark.deadline(400)
 def test_images_removed_by_hand_are_had_again(
     sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine, environment: Environment, stack: Stack,
     api: httpx.Client,

@@ -57,6 +57,8 @@ class EngineDisk:
         try:
             with filler.open("wb") as file:
                 self._claim(file.fileno(), percent)
+            # Only then it is counted.
+            self._btrfs("filesystem", "sync", self.root)
             yield
         finally:
             filler.unlink(missing_ok=True)

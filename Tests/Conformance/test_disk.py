@@ -146,8 +146,8 @@ def test_many_snapshots_leave_the_disk_where_it_was(
     for each in made.ids:
         assert made.settled(each, 120 if SNAPSHOTS < 100 else 1200)["state"] == "active"
     full = holdings(engine, disk, ours, database)
-    assert len(full.images) >= len(before.images) + SNAPSHOTS and len(full.blobs) > len(before.blobs) + SNAPSHOTS
-    assert full.disk_bytes - before.disk_bytes > SNAPSHOTS * MIB * 8 // 10
+    assert len(full.images - before.images) >= SNAPSHOTS and len(full.blobs - before.blobs) > SNAPSHOTS
+    assert full.disk_bytes - before.disk_bytes > SNAPSHOTS * MIB // 2
 
     used = [sandboxes.create(snapshot=made.get(each)["name"]) for each in made.ids[:1]]
     with disk.filled(percent=90):

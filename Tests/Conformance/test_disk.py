@@ -140,7 +140,7 @@ def test_many_snapshots_leave_the_disk_where_it_was(
     before = holdings(engine, disk, ours, database)
     for n in range(SNAPSHOTS):
         if n % 10 == 9:
-            made.build(f"many-{n}", f"FROM {BUSYBOX}\nRUN echo built-{n}; head -c 1000000 /dev/urandom > /content\n")
+            made.build(f"many-{n}", f"FROM {BUSYBOX}\nRUN echo {time.time_ns()}; head -c 1000000 /dev/urandom > /content\n")
         else:
             made.ask(f"many-{n}", registry.push_upon("team/base:1.0", f"team/many:{n}", os.urandom(MIB)))
     for each in made.ids:

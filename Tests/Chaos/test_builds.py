@@ -8,26 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
-from Rig.database import Database
-from Rig.engine import Engine
 from Rig.sandboxes import Sandboxes
 from Rig.stack import Stack
 from Rig.waiting import eventually
 
 
 @pytest.mark.deadline(180)
-def test_a_build_outlives_its_runner(
-    api: httpx.Client, sandboxes: Sandboxes, stack: Stack, busybox: str, engine: Engine, database: Database
-) -> None:
-    """And what its steps had left goes."""
-    dangling = lambda: {each["Id"] for each in engine.get("/images/json", filters='{"dangling":["true"]}')}  # noqa: E731
-    before = dangling()
-    dockerfile = f"FROM martlet/busybox:test\nRUN echo {time.time_ns()} > /first\nRUN sleep 4; echo done-it\n"
+def test_a_build_outlives_its_runner(api: httpx.Client, sandboxes: Sandboxes, stack: Stack, busybox: str) -> None:
+    dockerfile = f"FROM martlet/busybox:test\nRUN echo {time.time_ns()}; sleep 4; echo done-it\n"
     asked = api.post("/sandbox", json={"buildInfo": {"dockerfileContent": dockerfile}, "labels": sandboxes.labels()}).json()["id"]
     logs = lambda: api.get(f"/sandbox/{asked}/build-logs").text  # noqa: E731
-    eventually(lambda: logs().count("Running in") == 2, 30, "the second step to begin")
+    eventually(lambda: "Running in" in logs(), 30, "the build to begin")
     stack.kill("runner")
-    assert dangling() - before, "the control: the first step's image is there"
     stack.start("runner")
 
     def ended() -> dict[str, Any] | None:
@@ -36,6 +28,4 @@ def test_a_build_outlives_its_runner(
 
     assert eventually(ended, 120, "the build to end")["state"] == "started"
     assert "begins anew" in logs() and "done-it" in logs()
-    assert not dangling() - before
-    assert database.value("SELECT count(*) FROM runner_pull WHERE is_borrowed") == 0
     sandboxes.remove()

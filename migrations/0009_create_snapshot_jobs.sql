@@ -40,6 +40,7 @@ CREATE TABLE snapshot_job (
     lease_expires_at timestamptz,
     claims integer NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0,
+    failing text,
     last_error text,
     not_before timestamptz NOT NULL DEFAULT now(),
     step text,
@@ -52,6 +53,8 @@ CREATE TABLE snapshot_job (
 COMMENT ON TABLE snapshot_job IS 'Work on a snapshot that is not done. Made by triggers on snapshot; written by SQL functions only (claim_snapshot_job, hold_, finish_, fail_); read by api and operator; gone when it is done, failed or not wanted.';
 COMMENT ON COLUMN snapshot_job.epoch IS 'Fencing token: another, larger one at every claim; 0 before the first. Whoever was at it before touches no row any more.';
 COMMENT ON COLUMN snapshot_job.claims IS 'How often it was begun without an end: a runner that dies of it takes no others with it for ever.';
+COMMENT ON COLUMN snapshot_job.failures IS 'How often in a row it has failed of the same cause: a registry of Martlet''s that was away uses up none of the tries that a user''s has.';
+COMMENT ON COLUMN snapshot_job.failing IS 'That cause, in the runner''s words; NULL where all are counted together.';
 COMMENT ON COLUMN snapshot_job.not_before IS 'After a failure that may pass it waits until then.';
 COMMENT ON COLUMN snapshot_job.idle_since IS 'Before its first claim: since when no runner of its regions has been seen at any job.';
 COMMENT ON COLUMN snapshot_job.deadline_at IS 'Then it fails, whoever is at it: 60 minutes after the first claim, and before that after 6 hours of waiting for one.';
@@ -203,7 +206,7 @@ CREATE FUNCTION snapshot_claims_limit() RETURNS integer LANGUAGE sql IMMUTABLE A
 -- there is none for me. A runner that has no access to the internal registry does not ask.
 CREATE FUNCTION claim_snapshot_job(kinds text[], lease_seconds integer)
 RETURNS TABLE (snapshot_id uuid, epoch bigint, kind text, organization_id uuid, image_name text, build_info jsonb,
-    failures integer, seconds_left double precision)
+    failures integer, failing text, seconds_left double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -228,7 +231,7 @@ BEGIN
             total_bytes = NULL, lease_expires_at = now() + make_interval(secs => lease_seconds)
         WHERE j.snapshot_id = found;
     UPDATE snapshot s SET state = CASE WHEN s.build_info IS NULL THEN 'pulling' ELSE 'building' END WHERE s.id = found;
-    RETURN QUERY SELECT j.snapshot_id, j.epoch, j.kind, s.organization_id, s.image_name, s.build_info, j.failures,
+    RETURN QUERY SELECT j.snapshot_id, j.epoch, j.kind, s.organization_id, s.image_name, s.build_info, j.failures, j.failing,
             extract(epoch FROM j.deadline_at - now())::double precision
         FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id WHERE j.snapshot_id = found;
 END
@@ -279,11 +282,12 @@ $$;
 
 -- Runner: it failed. With a pause it is tried again, by whoever is first; without, the snapshot has failed. False when the
 -- job is mine no longer. A failure that was found and told is no claim without an end.
-CREATE FUNCTION fail_snapshot_job(job uuid, held_epoch bigint, reason text, pause_seconds integer)
+CREATE FUNCTION fail_snapshot_job(job uuid, held_epoch bigint, cause text, reason text, pause_seconds integer)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     PERFORM FROM snapshot WHERE id = job FOR NO KEY UPDATE;
-    UPDATE snapshot_job SET runner_id = NULL, lease_expires_at = NULL, failures = failures + 1, claims = 0, last_error = reason,
+    UPDATE snapshot_job SET runner_id = NULL, lease_expires_at = NULL, claims = 0, last_error = reason, failing = cause,
+            failures = CASE WHEN failing IS NOT DISTINCT FROM cause THEN failures + 1 ELSE 1 END,
             not_before = now() + make_interval(secs => coalesce(pause_seconds, 0))
         WHERE snapshot_id = job AND epoch = held_epoch AND runner_id = require_runner();
     IF NOT FOUND THEN
@@ -443,7 +447,7 @@ CREATE TABLE runner_pull (
     PRIMARY KEY (runner_id, image)
 );
 COMMENT ON TABLE runner_pull IS 'What a runner is fetching, and how far it is. Written by that runner, which empties it when it starts; read by api and operator; gone when the image is there, or was given back.';
-COMMENT ON COLUMN runner_pull.is_borrowed IS 'The runner has this name only to make a snapshot of it, and removes it from its engine afterwards.';
+COMMENT ON COLUMN runner_pull.is_borrowed IS 'The runner has this name, or image of a build''s step, only to make a snapshot, and removes it from its engine afterwards.';
 COMMENT ON COLUMN runner_pull.total_bytes IS 'Of the layers that are known so far.';
 ALTER TABLE runner_pull ENABLE ROW LEVEL SECURITY;
 CREATE POLICY runner_pull_of_its_own ON runner_pull TO martlet_runner
@@ -483,7 +487,7 @@ GRANT SELECT ON runner_pull TO martlet_api, martlet_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON runner_pull TO martlet_runner;
 GRANT EXECUTE ON FUNCTION internal_registry(), snapshot_claims_limit() TO martlet_api, martlet_runner, martlet_operator;
 GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), release_snapshot_jobs(), hold_snapshot_job(uuid, bigint, integer, text, bigint, bigint),
-    finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, integer),
+    finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
     claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

@@ -140,6 +140,8 @@ package struct RunnerPace: Sendable, Hashable {
     package var diskHighPercent = 85
     /// … until it is less full than this; and only then images are fetched early.
     package var diskLowPercent = 75
+    /// With less room than this nothing is begun that makes the engine write.
+    package var diskReserveBytes: Int64 = 64 << 20
     /// Sandboxes claimed, or reclaimed, at once.
     package var claimLimit = 32
 

@@ -28,6 +28,7 @@ package struct RunnerParts: Sendable {
     package let volumes: VolumeHost?
     package let volumeDesk = VolumeDesk()
     package let loans: ImageLoans
+    package let room = RoomCall()
     package let pauses: PauseLedger
     /// Where the runner keeps what is its own.
     let stateDirectory: String
@@ -127,6 +128,23 @@ package struct RunnerParts: Sendable {
         guard let quotas = blueprint.host.quotas else { return container.limits.diskQuotaBytes }
         let found = try? await NIOThreadPool.singleton.runIfActive { quotas.quota(of: container.id) }
         return found?.limitBytes ?? container.limits.diskQuotaBytes
+    }
+
+    /// Throws what an engine without room would, or worse: one that finds no room half-way through remembers networks and addresses
+    /// that it has not, until it is started anew.
+    func requireRoom(to act: String) async throws {
+        guard let usage = await blueprint.host.diskUsage(), usage.freeBytes < pace.diskReserveBytes else { return }
+        throw DockerError(
+            operation: act,
+            kind: .noSpace,
+            message:
+                "\(usage.freeBytes >> 20) MiB are free, and \(pace.diskReserveBytes >> 20) are needed to begin anything"
+        )
+    }
+
+    /// The engine's disk where it is too full; nil where it has room, or cannot be seen.
+    func fullDisk() async -> DiskUsage? {
+        await blueprint.host.diskUsage().flatMap { $0.percent >= pace.diskHighPercent ? $0 : nil }
     }
 
     /// Ends the threads. Nothing may be asked for afterwards.

@@ -189,6 +189,24 @@ import Testing
         }
     }
 
+    /// Where requests are signed instead of bearing a key.
+    @Test func unsignedRequestsToTheStorageAreSlowedDown() async throws {
+        try await TestAPI.with({ $0.limits.failedAuthenticationLimit = 5 }) { api in
+            let path =
+                "/api/storage/martlet-contexts/\(api.tenant.organization)/\(String(repeating: "0", count: 32))/context.tar"
+            var statuses: [Int] = []
+            for _ in 0..<7 {
+                statuses.append(try await api.send("HEAD", path, key: .raw("AWS4-HMAC-SHA256 nothing")).status)
+            }
+            #expect(statuses == [403, 403, 403, 403, 403, 429, 429])
+            #expect(try await api.send("GET", "/api/sandbox").status == 200)
+            #expect(
+                try await api.send("GET", "/api/sandbox", key: .secret(.random())).status == 429,
+                "they count together"
+            )
+        }
+    }
+
     private func makeKey(_ api: TestAPI, _ name: String, _ permissions: [String]) async throws -> APIKeySecret {
         try await Bootstrap(api.database.owner).createAPIKey(
             organization: api.tenant.organization,

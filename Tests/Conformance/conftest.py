@@ -11,6 +11,7 @@ from Rig.database import Database
 from Rig.engine import Engine
 from Rig.registry import UserRegistry
 from Rig.sandboxes import Client, Sandboxes
+from Rig.snapshots import Made
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -57,3 +58,11 @@ def login(api: httpx.Client, registry: UserRegistry) -> Iterator[str]:
     assert answer.status_code == 201, answer.text
     yield answer.json()["id"]
     assert api.delete(f"/docker-registry/{answer.json()['id']}").status_code == 204
+
+
+@pytest.fixture
+def made(api: httpx.Client, sandboxes: Sandboxes) -> Iterator[Made]:
+    of_this_test = Made(api, f"martlet-test-{sandboxes.run}")
+    yield of_this_test
+    for each in of_this_test.ids:
+        assert api.delete(f"/snapshots/{each}").status_code in (200, 404)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Iterator
+from typing import Iterator
 
 import httpx
 import pytest
@@ -14,56 +14,16 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.registry import UserRegistry
 from Rig.sandboxes import Client, Sandboxes
+from Rig.snapshots import BUSYBOX, MADE_SECONDS, Made, forget, manifest_status, unlike
 from Rig.stack import Stack
 from Rig.waiting import eventually
 from Rig.wire import Tenant, check_error
-
-BUSYBOX = "martlet/busybox:test"
-# What a test waits for at most; each is a matter of a second or two on an idle machine.
-MADE_SECONDS = 100
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as pool:
         yield pool
-
-
-class Made:
-    """Snapshots of one test, deleted after it."""
-
-    def __init__(self, api: httpx.Client, prefix: str) -> None:
-        self._api = api
-        self._prefix = prefix
-        self.ids: list[str] = []
-
-    def name(self, word: str) -> str:
-        return f"{self._prefix}-{word}"
-
-    def ask(self, word: str, image: str, **more: Any) -> dict[str, Any]:
-        answer = self._api.post("/snapshots", json={"name": self.name(word), "imageName": image, **more})
-        assert answer.status_code == 200, answer.text
-        self.ids.append(answer.json()["id"])
-        return answer.json()
-
-    def get(self, identifier: str) -> dict[str, Any]:
-        answer = self._api.get(f"/snapshots/{identifier}")
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def settled(self, identifier: str, within: float = MADE_SECONDS) -> dict[str, Any]:
-        """The snapshot once it is active or has failed."""
-        return eventually(
-            lambda: (found := self.get(identifier))["state"] in ("active", "error") and found, within, "a snapshot to be settled"
-        )
-
-
-@pytest.fixture
-def made(api: httpx.Client, sandboxes: Sandboxes) -> Iterator[Made]:
-    of_this_test = Made(api, f"martlet-test-{sandboxes.run}")
-    yield of_this_test
-    for each in of_this_test.ids:
-        assert api.delete(f"/snapshots/{each}").status_code in (200, 404)
 
 
 @pytest.mark.deadline(400)
@@ -270,53 +230,3 @@ def test_a_stranger_sees_and_pulls_nothing(
             found = Made(other, "stranger").settled(asked["id"], 60)
             assert found["state"] == "error" and "registry refuses" in found["errorReason"], found
             assert other.delete(f"/snapshots/{asked['id']}").status_code == 200
-
-
-# ---- what the tests do behind Martlet's back --------------------------------------------------------------------------------
-
-
-COUNT = iter(range(1000))
-
-
-def unlike(engine: Engine, registry: UserRegistry) -> str:
-    """A fresh image, pushed and unlike all others, so that nothing else on the engine keeps it."""
-    name = f"team/unlike-{registry.host.rpartition(':')[2]}-{next(COUNT)}"
-    made = engine.request("POST", "/containers/create", {"Image": BUSYBOX, "Cmd": ["/bin/true", name]})
-    assert made.status_code == 201, made.text
-    identifier = made.json()["Id"]
-    answer = engine.request("POST", "/commit", None, container=identifier, repo=f"martlet-test/{name}", tag="1.0", comment=name)
-    assert answer.status_code == 201, answer.text
-    assert engine.request("DELETE", f"/containers/{identifier}").status_code == 204
-    pushed = registry.push(f"martlet-test/{name}:1.0", f"{name}:1.0")
-    assert engine.request("DELETE", f"/images/martlet-test/{name}:1.0").status_code == 200
-    return pushed
-
-
-def ours(environment: Environment) -> tuple[str, tuple[str, str]]:
-    """Martlet's own registry: its host and login, as the runner was given them."""
-    lines = (environment.state / "services" / "runner.env").read_text().splitlines()
-    values = dict(each.split("=", 1) for each in lines if "=" in each)
-    login = (values["MARTLET_REGISTRY_USERNAME"], values["MARTLET_REGISTRY_PASSWORD"])
-    return values["MARTLET_REGISTRY_URL"].removeprefix("http://"), login
-
-
-def repository_and_digest(ref: str) -> tuple[str, str]:
-    path, _, digest = ref.partition("@")
-    return path.partition("/")[2], digest
-
-
-def manifest_status(environment: Environment, ref: str) -> int:
-    host, login = ours(environment)
-    repository, digest = repository_and_digest(ref)
-    accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-    return httpx.head(f"http://{host}/v2/{repository}/manifests/{digest}", auth=login, headers=accept, timeout=30).status_code
-
-
-def forget(engine: Engine, ref: str) -> None:
-    """Removes every name of an image of our registry from the engine, as `docker rmi` would."""
-    _, digest = repository_and_digest(ref)
-    for image in engine.get("/images/json"):
-        if any(each.endswith(digest) for each in image["RepoDigests"] or []):
-            for name in [*(image["RepoTags"] or []), *image["RepoDigests"]]:
-                if "/snapshots/" in name:
-                    assert engine.request("DELETE", f"/images/{name}").status_code in (200, 404)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
+import io
 import json
 import os
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -19,6 +23,20 @@ from Rig.network import free_port
 
 CONTROL = REPOSITORY / "ops" / "stack" / "registry"
 CONTROL_SECONDS = 60
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def collect(folder: Path, before: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Gives back what no image has any more; `before` holds programs that are found before the system's."""
+    path = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
+    return subprocess.run(
+        dying_with_us(CONTROL, "collect", folder), capture_output=True, text=True, timeout=CONTROL_SECONDS,
+        env={**os.environ, "PATH": path}, start_new_session=True,
+    )
 
 
 class UserRegistry:
@@ -46,12 +64,7 @@ class UserRegistry:
         self._control("stop")
 
     def collect(self, before: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Gives back what no image has any more; `before` holds programs that are found before the system's."""
-        path = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
-        return subprocess.run(
-            dying_with_us(CONTROL, "collect", self._folder), capture_output=True, text=True, timeout=CONTROL_SECONDS,
-            env={**os.environ, "PATH": path}, start_new_session=True,
-        )
+        return collect(self._folder, before)
 
     def push(self, image: str, name: str) -> str:
         """Puts an image of the engine here as `name` (path:tag) and forgets that name there; returns the whole name."""
@@ -65,6 +78,37 @@ class UserRegistry:
         answer = self._engine.request("DELETE", f"/images/{whole}:{tag}")
         assert answer.status_code == 200, answer.text
         return f"{whole}:{tag}"
+
+    def push_upon(self, base: str, name: str, content: bytes) -> str:
+        """Puts an image here, without the engine: `base` (path:tag, which is here) and a layer more, whose only file has `content`."""
+        (base_path, _, base_tag), (path, _, tag) = base.partition(":"), name.partition(":")
+        with self.client() as wire:
+            manifest = wire.get(f"/{base_path}/manifests/{base_tag}", headers={"Accept": MANIFEST}).json()
+            config = wire.get(f"/{base_path}/blobs/{manifest['config']['digest']}", follow_redirects=True).json()
+            for layer in manifest["layers"]:
+                mounted = wire.post(f"/{path}/blobs/uploads/", params={"mount": layer["digest"], "from": base_path})
+                assert mounted.status_code == 201, mounted.text
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                entry = tarfile.TarInfo("content")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+            layer, config["rootfs"]["diff_ids"] = gzip.compress(packed.getvalue(), 1), [*config["rootfs"]["diff_ids"], digest(packed.getvalue())]
+            config["history"] = [*config.get("history", []), {"created_by": f"content of {name}"}]
+            text = json.dumps(config).encode()
+            manifest["config"].update(digest=self._put_blob(wire, path, text), size=len(text))
+            manifest["layers"].append({**manifest["layers"][-1], "digest": self._put_blob(wire, path, layer), "size": len(layer)})
+            put = wire.put(f"/{path}/manifests/{tag}", content=json.dumps(manifest), headers={"Content-Type": MANIFEST})
+            assert put.status_code == 201, put.text
+        return f"{self.host}/{path}:{tag}"
+
+    @staticmethod
+    def _put_blob(wire: httpx.Client, path: str, content: bytes) -> str:
+        begun = wire.post(f"/{path}/blobs/uploads/")
+        assert begun.status_code == 202, begun.text
+        put = wire.put(httpx.URL(begun.headers["Location"]).copy_merge_params({"digest": digest(content)}), content=content)
+        assert put.status_code == 201, put.text
+        return digest(content)
 
     def client(self) -> httpx.Client:
         """The registry's own interface."""

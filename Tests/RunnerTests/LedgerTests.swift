@@ -82,11 +82,35 @@ import Testing
         }
     }
 
-    @Test func aFullDiskIsSaidAtOnce() {
+    @Test func aSandboxsOwnFullDiskIsSaidAtOnce() {
         guard case .settle(let reason, true) = judgeFailure(failure(.noSpace), attempts: 1) else {
             Issue.record("a full disk is recoverable")
             return
         }
-        #expect(reason.contains("disk is full"))
+        #expect(reason.contains("own disk is full"))
+    }
+
+    /// The cache may make room meanwhile.
+    @Test func aHostsFullDiskIsBelievedAfterAWhile() {
+        let usage = DiskUsage(path: "/data", usedBytes: 99 << 20, freeBytes: 1 << 20)
+        let fates = (1...20).map { judgeFailure(failure(.noSpace), attempts: $0, fullDisk: usage) }
+        #expect(fates.firstIndex { $0 != .retry } == fullHostsLimit - 1)
+        guard case .settle(let reason, true) = fates[19] else {
+            Issue.record("a full disk is recoverable")
+            return
+        }
+        #expect(reason.contains("/data is 99 % full, 1 of 100 MiB are free") && reason.contains("recover"), "\(reason)")
+    }
+
+    @Test func anImageThatIsLostIsToldApartFromARegistryThatIsAway() throws {
+        #expect(judgePull(failure(.notFound)) == .lost)
+        #expect(judgePull(failure(.server)) == .registryAway)
+        #expect(judgePull(failure(.noSpace)) == .failed)
+        let image = try #require(
+            InternalImage("registry.martlet.internal/a@sha256:\(String(repeating: "0", count: 64))")
+        )
+        #expect(imageLost(image, isBackup: true, snapshots: 1).message.contains("it alone has"))
+        #expect(imageLost(image, isBackup: false, snapshots: 1).message.contains("made anew"))
+        #expect(imageLost(image, isBackup: false, snapshots: 0).message.contains("activate its snapshot"))
     }
 }

@@ -103,6 +103,21 @@ import Testing
         }
     }
 
+    @Test func failuresOfEachCauseAreCountedByThemselves() async throws {
+        try await TestDatabase.with { database in
+            _ = try await ask(database, try await database.makeTenant())
+            try await database.withRunner { runner in
+                var seen: [String] = []
+                for cause in ["ours", "ours", "theirs", "theirs", "ours", nil, nil] {
+                    let job = try #require(try await claim(runner))
+                    seen.append("\(job.failures) \(job.failing ?? "-")")
+                    #expect(try await runner.jobs.fail(job, of: cause, reason: "x", retryAfter: .zero))
+                }
+                #expect(seen == ["0 -", "1 ours", "2 ours", "1 theirs", "2 theirs", "1 ours", "1 -"])
+            }
+        }
+    }
+
     @Test func aFailureMayPassOrIsFinal() async throws {
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()

@@ -22,20 +22,11 @@ struct Authenticator: Sendable {
             )
         }
         guard let key = try await key(secret, from: address) else {
-            let wasExhausted = failures.isExhausted(Place(of: address))
-            failures.note(Place(of: address))
-            throw Self.refusal(wasExhausted, address)
+            let error = APIError(.unauthorized, "the API key is not valid: it is unknown, revoked or expired")
+            throw failures.refusal(error, from: address)
         }
         uses.note(key.id)
         return Caller(key)
-    }
-
-    /// Only who fails is told to wait. A valid key is good also from an address that is exhausted, for that may be a proxy's,
-    /// which everybody shares; and a key of 256 random bits is not found by guessing, however fast.
-    private static func refusal(_ isExhausted: Bool, _ address: String) -> APIError {
-        isExhausted
-            ? APIError(.tooManyRequests, "too many failed authentications from \(address). Try again in a minute")
-            : APIError(.unauthorized, "the API key is not valid: it is unknown, revoked or expired")
     }
 
     private static func secret(in headers: HTTPFields) -> APIKeySecret? {

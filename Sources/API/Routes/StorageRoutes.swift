@@ -3,6 +3,7 @@ import Domain
 import FoundationEssentials
 import HTTPTypes
 import Hummingbird
+import Limiting
 import NIOCore
 import Postgres
 import Store
@@ -28,9 +29,12 @@ struct StorageRoutes: Sendable {
     let storageURL: String?
     let limits: APILimits
     let slots: UploadSlots
+    /// Requests that are not signed as they must be, with those that have no valid key.
+    let failures: FailedAttempts
 
-    init(database: any PostgresClient, configuration: APIConfiguration) {
+    init(database: any PostgresClient, failures: FailedAttempts, configuration: APIConfiguration) {
         self.database = database
+        self.failures = failures
         storageURL = configuration.storageURL
         limits = configuration.limits
         slots = UploadSlots(limit: limits.partsAtOnceLimit, organizationLimit: limits.organizationPartsAtOnceLimit)
@@ -78,15 +82,33 @@ struct StorageRoutes: Sendable {
         let payloadHash: String
     }
 
+    /// Throws 403, or 429 where an address fails too often.
     private func admit(_ call: Call) async throws -> Target {
+        let (signature, organization) = try await signer(of: call)
+        guard call.parameter("bucket") == Self.bucket, call.parameter("organization") == "\(organization)" else {
+            throw APIError.forbidden("these credentials are good for \(Self.bucket)/\(organization)/ only")
+        }
+        let hash = call.parameter("hash")
+        guard hash.wholeMatch(of: /[0-9a-f]{32}/) != nil else {
+            throw APIError.badRequest("'\(hash.shortened)' is no MD5 in 32 lower-case hexadecimal digits")
+        }
+        return Target(organization: organization, hash: hash, payloadHash: signature.payloadHash)
+    }
+
+    private func signer(of call: Call) async throws -> (RequestSignature, OrganizationID) {
         let request = call.request
-        let signature = try RequestSignature(
-            method: request.method.rawValue,
-            path: request.head.path ?? "",
-            authority: request.head.authority ?? "",
-            headers: request.headers,
-            region: Self.region
-        )
+        let signature: RequestSignature
+        do {
+            signature = try RequestSignature(
+                method: request.method.rawValue,
+                path: request.head.path ?? "",
+                authority: request.head.authority ?? "",
+                headers: request.headers,
+                region: Self.region
+            )
+        } catch let error as APIError {
+            throw failures.refusal(error, from: call.address)
+        }
         let now = Date()
         guard let key = APIKeyID(signature.accessKey), let root = try await database.apiKeys.root(of: key),
             let secret = StorageCredentials.secret(of: signature.sessionToken, keyHash: root.hash, now: now),
@@ -94,18 +116,12 @@ struct StorageRoutes: Sendable {
             // Asked again here: who has the key can derive its credentials himself.
             PermissionSet(root.permissions).mayUpload
         else {
-            throw RequestSignature.refusal(
+            let error = RequestSignature.refusal(
                 "the credentials are unknown, over or revoked, or the clock is off. GET /object-storage/push-access gives new ones"
             )
+            throw failures.refusal(error, from: call.address)
         }
-        guard call.parameter("bucket") == Self.bucket, call.parameter("organization") == "\(root.organization)" else {
-            throw APIError.forbidden("these credentials are good for \(Self.bucket)/\(root.organization)/ only")
-        }
-        let hash = call.parameter("hash")
-        guard hash.wholeMatch(of: /[0-9a-f]{32}/) != nil else {
-            throw APIError.badRequest("'\(hash.shortened)' is no MD5 in 32 lower-case hexadecimal digits")
-        }
-        return Target(organization: root.organization, hash: hash, payloadHash: signature.payloadHash)
+        return (signature, root.organization)
     }
 
     /// The body, once it is known to be what was signed.

@@ -48,16 +48,8 @@ package func buildAPI(
     let cache = KeyCache(limits: limits)
     let feed = ChangeFeed(dependencies.databaseConfiguration, logger: logger) { cache.heed($0) }
     let uses = KeyUseRecorder(database: database, limits: limits, logger: logger)
-    let authenticator = Authenticator(
-        database: database,
-        cache: cache,
-        feed: feed,
-        failures: FailedAttempts(
-            limit: limits.failedAuthenticationLimit,
-            window: limits.failedAuthenticationWindow
-        ),
-        uses: uses
-    )
+    let failures = FailedAttempts(limit: limits.failedAuthenticationLimit, window: limits.failedAuthenticationWindow)
+    let authenticator = Authenticator(database: database, cache: cache, feed: feed, failures: failures, uses: uses)
     let sandboxes = SandboxService(database: database, feed: feed, limits: limits)
     let routes =
         SandboxRoutes(sandboxes: sandboxes, configuration: configuration).routes
@@ -65,7 +57,7 @@ package func buildAPI(
         + APIKeyRoutes(database: database, cache: cache).routes + OrganizationRoutes(database: database).routes
         + SnapshotRoutes(database: database).routes
         + BuildLogRoutes(sandboxes: sandboxes, configuration: configuration).routes
-        + StorageRoutes(database: database, configuration: configuration).routes
+        + StorageRoutes(database: database, failures: failures, configuration: configuration).routes
         + VolumeRoutes(database: database, limits: limits).routes
         + RegistryRoutes(database: database, secrets: configuration.secrets).routes
         + ServiceRoutes(database: database, configuration: configuration).routes + UnsupportedRoutes.routes

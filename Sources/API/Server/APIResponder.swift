@@ -26,6 +26,8 @@ package struct APIResponder: HTTPResponder {
             response = refusal(error, request, logger)
         }
         response.headers[Self.requestIDField] = requestID
+        // Or its bytes would be read as the next answer's (RFC 9110, 9.3.2).
+        if request.method == .head { response.body = .init() }
         logger.info(
             "request",
             metadata: [
@@ -55,6 +57,7 @@ package struct APIResponder: HTTPResponder {
             parameters: parameters,
             query: try Query(request.uri.query),
             caller: caller,
+            address: context.remoteAddress,
             limits: limits,
             logger: logger
         )

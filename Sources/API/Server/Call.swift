@@ -12,6 +12,8 @@ struct Call: Sendable {
     let query: Query
     /// nil only on routes that are open.
     private let optionalCaller: Caller?
+    /// Where it came from, in digits.
+    let address: String
     let limits: APILimits
     let logger: Logger
 
@@ -20,6 +22,7 @@ struct Call: Sendable {
         parameters: [String: String],
         query: Query,
         caller: Caller?,
+        address: String,
         limits: APILimits,
         logger: Logger
     ) {
@@ -27,6 +30,7 @@ struct Call: Sendable {
         self.parameters = parameters
         self.query = query
         optionalCaller = caller
+        self.address = address
         self.limits = limits
         self.logger = logger
     }

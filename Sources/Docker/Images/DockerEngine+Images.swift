@@ -12,14 +12,17 @@ extension DockerEngine {
         return try await value(ImageInspection.self, call, within: limits.call)
     }
 
-    /// Lists images bearing all `labels`, and matching the pattern `reference` (`martlet/*:*`) if given.
-    package func listImages(labels: [String: String?] = [:], reference: String? = nil) async throws -> [ImageSummary] {
+    /// Lists images bearing all `labels`, and matching the pattern `reference` (`martlet/*:*`) if given; with those that only
+    /// others are made upon, if `isWithSteps`.
+    package func listImages(labels: [String: String?] = [:], reference: String? = nil, isWithSteps: Bool = false)
+        async throws -> [ImageSummary]
+    {
         let filters = labelFilters(labels, adding: reference.map { ["reference": [$0]] } ?? [:])
         let call = try EngineCall(
             "list images",
             .GET,
             ["images", "json"],
-            query: [("filters", try filters.encodedText())]
+            query: [("filters", try filters.encodedText()), ("all", String(isWithSteps))]
         )
         return try await value([ImageSummary].self, call, within: limits.call)
     }

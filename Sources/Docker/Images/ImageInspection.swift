@@ -58,6 +58,8 @@ package struct ImageSummary: Sendable, Hashable, Decodable {
     package let labels: [String: String]
     package let sizeBytes: Int64
     package let createdAt: Date
+    /// What it was made upon by a build or a commit of this engine; nil for what came from elsewhere.
+    package let parentID: String?
 
     enum CodingKeys: String, CodingKey {
         case id = "Id"
@@ -66,6 +68,7 @@ package struct ImageSummary: Sendable, Hashable, Decodable {
         case labels = "Labels"
         case sizeBytes = "Size"
         case createdAt = "Created"
+        case parentID = "ParentId"
     }
 
     package init(from decoder: any Decoder) throws {
@@ -76,6 +79,7 @@ package struct ImageSummary: Sendable, Hashable, Decodable {
         labels = try container.decodeIfPresent([String: String].self, forKey: .labels) ?? [:]
         sizeBytes = try container.decode(Int64.self, forKey: .sizeBytes)
         createdAt = Date(timeIntervalSince1970: try container.decode(Double.self, forKey: .createdAt))
+        parentID = try container.decodeIfPresent(String.self, forKey: .parentID).flatMap { $0.isEmpty ? nil : $0 }
     }
 }
 

@@ -32,6 +32,17 @@ extension DockerEngine {
         )
     }
 
+    /// Removes what a network keeps of a container that the engine has forgotten, by the name that it had.
+    package func forgetEndpoint(of container: String, in network: String) async throws {
+        let call = try EngineCall(
+            "disconnect \(container) from \(network)",
+            .POST,
+            ["networks", network, "disconnect"],
+            body: .json(.object(["Container": .string(container), "Force": .bool(true)]))
+        )
+        try await send(call, within: limits.lifecycle)
+    }
+
     /// Removes a network. An absent one throws `.notFound`; one in use `.server` (the engine answers 403).
     package func removeNetwork(_ nameOrID: String) async throws {
         try await send(
@@ -143,7 +154,7 @@ package struct NetworkInspection: Sendable, Hashable, Decodable {
     package let subnets: [Subnet]
     package let labels: [String: String]
     package let options: [String: String]
-    /// By container id; only running ones.
+    /// By container id, only running ones; and by `ep-…` what belongs to no container, or to none yet.
     package let containers: [String: Member]
     package let isIPv6Enabled: Bool
 

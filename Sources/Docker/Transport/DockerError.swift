@@ -79,7 +79,7 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
         {
             return .unauthorized
         }
-        if says("not found", "manifest unknown", "name unknown") { return .notFound }
+        if says("not found", "manifest unknown", "name unknown", "blob unknown", "unknown blob") { return .notFound }
         return says("no matching manifest", "invalid reference format", "unsupported") ? .badRequest : nil
     }
 

@@ -91,7 +91,8 @@ struct BuildNetwork: Sendable {
 final class BuildNetworkNumbers: Sendable {
     private let taken = Mutex<Set<Int>>([])
 
-    /// Runs `body` with a number that nobody else has. Throws where all are taken, which the number of workers precludes.
+    /// Runs `body` with a number that nobody else has. Throws where all are taken, which the number of workers precludes as long as
+    /// none is haunted: that one is not given out again.
     func withNumber<Value>(_ body: (Int) async throws -> Value) async throws -> Value {
         let number = taken.withLock { taken in
             let free = (0..<BuildNetwork.countLimit).first { !taken.contains($0) }
@@ -101,10 +102,21 @@ final class BuildNetworkNumbers: Sendable {
         guard let number else {
             throw RunnerError(
                 .changedMeanwhile,
-                "all \(BuildNetwork.countLimit) build networks are in use; it is tried again"
+                "all \(BuildNetwork.countLimit) build networks are in use, or kept by the engine though they are gone: restart it (the operator) if that lasts"
             )
         }
-        defer { taken.withLock { _ = $0.remove(number) } }
-        return try await body(number)
+        do {
+            let value = try await body(number)
+            taken.withLock { _ = $0.remove(number) }
+            return value
+        } catch {
+            if !((error as? DockerError)?.isHaunted ?? false) { taken.withLock { _ = $0.remove(number) } }
+            throw error
+        }
     }
+}
+
+extension DockerError {
+    /// The engine has forgotten a network, but not its bridge, until it is started anew: its disk was full when it made it.
+    fileprivate var isHaunted: Bool { message.contains("networks have same bridge name") }
 }

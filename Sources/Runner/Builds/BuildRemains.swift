@@ -1,16 +1,19 @@
 import Docker
 import Logging
 import Domain
-import Logging
+import Store
 import Synchronization
 
 /// Images without a name that the steps of one build have left in the engine: all of a build that failed, and those of stages that
 /// are no part of the image. No later build would use them, as steps are taken from finished images only.
+///
+/// Each is noted in the database as a loan, so that a runner that was killed while it built gives them back when it comes again.
+/// What the engine has made and not told yet by then is found as a child of those.
 final class BuildRemains: Sendable {
     /// A line may be a step's own words, so that many more could come than steps.
     private static let limit = 2 * Dockerfile.instructionLimit
 
-    private struct State {
+    fileprivate struct State {
         var ids: [String] = []
         var isFromCache = false
     }
@@ -21,13 +24,10 @@ final class BuildRemains: Sendable {
     init(_ parts: RunnerParts) { self.parts = parts }
 
     /// The engine prints ` ---> id` for each image that it has made, and `Using cache` before one that was there.
-    func note(_ text: String) {
-        state.withLock { state in
-            if text.hasPrefix(" ---> Using cache") { return state.isFromCache = true }
-            guard let match = text.wholeMatch(of: #/ ---> ([0-9a-f]{12})\n/#) else { return }
-            if !state.isFromCache, state.ids.count < Self.limit { state.ids.append(String(match.1)) }
-            state.isFromCache = false
-        }
+    func note(_ text: String) async {
+        guard let id = state.withLock({ $0.step(in: text, limit: Self.limit) }) else { return }
+        // No build fails because this cannot be written: only a runner that is killed would miss it.
+        try? await parts.queries.beginPull(Self.name(of: id), of: parts.identity, isBorrowed: true)
     }
 
     /// Runs `body`, and removes them when it has ended, however that was.
@@ -39,22 +39,59 @@ final class BuildRemains: Sendable {
         return try result.get()
     }
 
-    /// The last first: the engine removes what is below an image with it.
     private func remove() async {
-        for id in state.withLock({ $0.ids.reversed() }) {
-            do {
-                try await removeUnnamed(id)
-            } catch {
-                return parts.logger.warning(
-                    "images of a build's steps stay",
-                    metadata: ["image.id": "\(id)", "error": "\(error)"]
-                )
-            }
+        let ids = state.withLock { $0.ids }
+        guard !ids.isEmpty else { return }
+        do {
+            try await Self.remove(ids, parts)
+        } catch {
+            // They stay noted.
+            parts.logger.warning("images of a build's steps stay for now", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// What a former process of this runner has noted. Nothing is building yet.
+    static func sweep(_ parts: RunnerParts) async throws {
+        let noted = try await parts.queries.borrowedImages(of: parts.identity).compactMap(id)
+        guard !noted.isEmpty else { return }
+        let images = try await parts.engine.listImages(isWithSteps: true)
+        try await remove(noted + children(of: noted, among: images), parts)
+    }
+
+    // MARK: - Names of loans
+
+    private static let prefix = "build-step:"
+    private static func name(of id: String) -> String { prefix + id }
+    private static func id(of name: String) -> String? {
+        name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : nil
+    }
+
+    /// Whether a loan is an image of a step, which has no name that it could be given back by.
+    static func isStep(_ loan: String) -> Bool { loan.hasPrefix(prefix) }
+
+    // MARK: - The engine
+
+    /// What was made upon these, and upon that, in an order in which it was made.
+    static func children(of ids: [String], among images: [ImageSummary]) -> [String] {
+        var (found, level) = ([String](), Set(images.map(\.id).filter { id in ids.contains { id.isImage($0) } }))
+        while !level.isEmpty {
+            let next = images.filter { $0.parentID.map(level.contains) ?? false }.map(\.id)
+            found += next
+            level = Set(next)
+        }
+        return found
+    }
+
+    /// The last first: the engine removes what is below an image with it.
+    private static func remove(_ ids: [String], _ parts: RunnerParts) async throws {
+        for id in ids.reversed() {
+            try await removeUnnamed(id, parts)
+            try await parts.queries.endPull(name(of: id), of: parts.identity)
         }
     }
 
     /// Not by force: what has a name, a container or images above it is somebody's.
-    private func removeUnnamed(_ id: String) async throws {
+    private static func removeUnnamed(_ id: String, _ parts: RunnerParts) async throws {
         do {
             let image = try await parts.engine.inspectImage(id)
             guard image.repositoryTags.isEmpty, image.repositoryDigests.isEmpty else { return }
@@ -63,4 +100,25 @@ final class BuildRemains: Sendable {
             // Gone with one above it, or in use.
         }
     }
+}
+
+extension BuildRemains.State {
+    /// The image that this line says was made, the first time that it does.
+    fileprivate mutating func step(in text: String, limit: Int) -> String? {
+        if text.hasPrefix(" ---> Using cache") {
+            isFromCache = true
+            return nil
+        }
+        guard let match = text.wholeMatch(of: #/ ---> ([0-9a-f]{12})\n/#) else { return nil }
+        defer { isFromCache = false }
+        let id = String(match.1)
+        guard !isFromCache, ids.count < limit, !ids.contains(id) else { return nil }
+        ids.append(id)
+        return id
+    }
+}
+
+extension String {
+    /// Whether this is the whole id of an image whose id begins so.
+    fileprivate func isImage(_ short: String) -> Bool { hasPrefix("sha256:\(short)") }
 }

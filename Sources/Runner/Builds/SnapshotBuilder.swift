@@ -45,6 +45,14 @@ struct SnapshotBuilder: Sendable {
 
     /// What a runner that was killed while it built has left. Nothing else is building yet.
     func sweep() async {
+        do {
+            try await BuildRemains.sweep(parts)
+        } catch {
+            // They stay noted, for the next process.
+            if !Task.isCancelled {
+                parts.logger.warning("images of former builds' steps stay", metadata: ["error": "\(error)"])
+            }
+        }
         for number in 0..<BuildNetwork.countLimit {
             do {
                 try await BuildNetwork(parts, number: number).remove()
@@ -164,7 +172,7 @@ struct SnapshotBuilder: Sendable {
         let limiter = BuildStepLimiter(parts, network)
         return try await parts.engine.buildImage(context: context, specification, within: limit(of: job)) { text in
             log.print(text)
-            remains.note(text)
+            await remains.note(text)
             if text.hasPrefix(BuildStepLimiter.announcement) { try await limiter.limit() }
         }
     }

@@ -1,7 +1,8 @@
 import Docker
 import Logging
 
-/// Removes what outlived its use and has no key of its own: old copies of the daemon, and networks of former settings.
+/// Removes what outlived its use and has no key of its own: old copies of the daemon, networks of former settings, and addresses
+/// that the engine keeps for nobody.
 /// Containers and rules are the survey's.
 package struct GarbageCollector: Sendable {
     static let interval: Duration = .seconds(600)
@@ -35,6 +36,7 @@ package struct GarbageCollector: Sendable {
         for hash in try directory.removeDaemons(except: used.union([parts.blueprint.daemon.hash])) {
             parts.logger.info("an unused copy of the daemon is removed", metadata: ["daemon.hash": "\(hash)"])
         }
+        try await parts.network.releaseGhosts()
         // Networks of builds come and go with those.
         for network in try await parts.engine.listNetworks(labels: mine)
         where network.name != parts.network.name && network.labels[ContainerLabel.builds] == nil {

@@ -2,6 +2,7 @@ package import Docker
 package import Firewall
 package import Store
 import FoundationEssentials
+import NIOPosix
 
 #if canImport(Glibc)
     import Glibc
@@ -127,14 +128,10 @@ extension HostFacts {
         return line.split(separator: " ").last.map(String.init)
     }
 
-    /// How full the file system is that holds images and containers, in percent of what may be used; nil where this process
-    /// cannot see it.
-    package func diskUsedPercent() -> Int? {
-        var answer = statvfs()
-        guard statvfs(dataRoot, &answer) == 0 else { return nil }
-        let used = Double(answer.f_blocks - answer.f_bfree)
-        let usable = used + Double(answer.f_bavail)
-        return usable > 0 ? Int(used / usable * 100) : nil
+    /// How full the file system is that holds images and containers; nil where this process cannot see it.
+    package func diskUsage() async -> DiskUsage? {
+        let path = dataRoot
+        return try? await NIOThreadPool.singleton.runIfActive { DiskUsage(of: path) }
     }
 
     private static func fileSystemBytes(_ path: String) -> Int64? {

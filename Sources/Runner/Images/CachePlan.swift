@@ -6,6 +6,8 @@ package struct CachedImage: Sendable, Hashable {
     package var id: String
     /// Every name of it in the internal registry, as the engine knows them.
     package var references: [String]
+    /// With what it shares with others.
+    package var sizeBytes: Int64
     /// When a sandbox was last made from it; nil if neither an active snapshot nor a sandbox here is for it.
     package var lastUsed: Date?
     /// Whether a container of this engine is of it.
@@ -13,9 +15,17 @@ package struct CachedImage: Sendable, Hashable {
     /// For how long nothing has been for it.
     package var unwantedFor: Duration
 
-    package init(id: String, references: [String], lastUsed: Date?, isInUse: Bool, unwantedFor: Duration = .zero) {
+    package init(
+        id: String,
+        references: [String],
+        sizeBytes: Int64,
+        lastUsed: Date?,
+        isInUse: Bool,
+        unwantedFor: Duration = .zero
+    ) {
         self.id = id
         self.references = references
+        self.sizeBytes = sizeBytes
         self.lastUsed = lastUsed
         self.isInUse = isInUse
         self.unwantedFor = unwantedFor
@@ -26,21 +36,26 @@ package struct CachedImage: Sendable, Hashable {
 package struct Evictions: Sendable, Hashable {
     /// Nothing is for them any more.
     package var unwanted: [CachedImage] = []
-    /// They may be needed again, and go one by one while the disk is too full.
+    /// They may be needed again, and go because the disk is too full.
     package var forRoom: [CachedImage] = []
 
     package init() {}
 }
 
 /// Decides what may go. What a container is of never does.
-package func planEvictions(_ images: [CachedImage], grace: Duration, isDiskTooFull: Bool) -> Evictions {
+///
+/// - Parameter excessBytes: by how much the disk is too full. A file system frees what is removed later, some much later, so what
+///   an image may have given is believed until the next plan: or all would go while the disk stays as full as it is.
+package func planEvictions(_ images: [CachedImage], grace: Duration, excessBytes: Int64) -> Evictions {
     var evictions = Evictions()
     let idle = images.filter { !$0.isInUse }
     evictions.unwanted = idle.filter { $0.lastUsed == nil && $0.unwantedFor >= grace }
-    guard isDiskTooFull else { return evictions }
     let rest = idle.filter { $0.lastUsed != nil || $0.unwantedFor < grace }
-    evictions.forRoom = rest.sorted {
-        ($0.lastUsed ?? .distantPast, $0.id) < ($1.lastUsed ?? .distantPast, $1.id)
+    var excess = excessBytes
+    for image in rest.sorted(by: { ($0.lastUsed ?? .distantPast, $0.id) < ($1.lastUsed ?? .distantPast, $1.id) }) {
+        guard excess > 0 else { break }
+        evictions.forRoom.append(image)
+        excess -= image.sizeBytes
     }
     return evictions
 }

@@ -2,7 +2,6 @@ import Docker
 import Domain
 import FoundationEssentials
 import Logging
-import NIOPosix
 import Store
 import Synchronization
 
@@ -42,6 +41,11 @@ final class ImageCache: Sendable {
         await withDiscardingTaskGroup { group in
             group.addTask { for await _ in wakes { wake() } }
             group.addTask {
+                for await _ in self.parts.room.calls {
+                    await self.attempt("room") { try await self.evictOnce(above: self.parts.pace.diskLowPercent) }
+                }
+            }
+            group.addTask {
                 repeat { wake() } while (try? await Task.sleep(for: self.parts.pace.cacheInterval)) != nil
             }
             // By themselves: one may take long.
@@ -51,7 +55,7 @@ final class ImageCache: Sendable {
             group.addTask {
                 for await _ in turns {
                     await self.attempt("loans") { try await self.parts.loans.giveBackOnce() }
-                    await self.attempt("evictions") { try await self.evictOnce() }
+                    await self.attempt("evictions") { try await self.evictOnce(above: self.parts.pace.diskHighPercent) }
                     await self.attempt("discarded") { try await self.sweepRegistryOnce() }
                 }
             }
@@ -98,40 +102,40 @@ final class ImageCache: Sendable {
 
     // MARK: - Late
 
-    /// Lets go of what may go.
-    func evictOnce() async throws {
+    /// Lets go of what may go, for room if the disk is fuller than `percent`.
+    func evictOnce(above percent: Int) async throws {
         let images = try await observe()
-        let isTooFull = await diskUsedPercent().map { $0 >= parts.pace.diskHighPercent } ?? false
-        let plan = planEvictions(images, grace: parts.pace.cacheGrace, isDiskTooFull: isTooFull)
+        let usage = await parts.blueprint.host.diskUsage()
+        let isTooFull = usage.map { $0.percent >= percent } ?? false
+        let excess = isTooFull ? usage?.excessBytes(above: parts.pace.diskLowPercent) ?? 0 : 0
+        let plan = planEvictions(images, grace: parts.pace.cacheGrace, excessBytes: excess)
         for image in plan.unwanted { try await remove(image, "nothing is for it") }
-        for image in plan.forRoom {
-            guard let used = await diskUsedPercent(), used > parts.pace.diskLowPercent else { return }
-            try await remove(image, "the disk is \(used) % full")
-        }
+        for image in plan.forRoom { try await remove(image, "the disk is \(usage.map { "\($0)" } ?? "")") }
     }
 
     private func observe() async throws -> [CachedImage] {
-        let own = try await parts.engine.listImages().compactMap { summary -> (String, [String], [String])? in
+        let own = try await parts.engine.listImages().compactMap { summary -> (ImageSummary, [String], [String])? in
             let tags = summary.repositoryTags.filter { $0.hasPrefix("\(registry.host)/") }
             let digests = summary.repositoryDigests.filter { $0.hasPrefix("\(registry.host)/") }
-            return tags.isEmpty && digests.isEmpty ? nil : (summary.id, tags, digests)
+            return tags.isEmpty && digests.isEmpty ? nil : (summary, tags, digests)
         }
         let names = own.flatMap { $0.2.compactMap { registry.internalName(of: $0) } }
         let wanted = try await parts.queries.wantedImages(among: names)
         let used = Set(try await parts.engine.listContainers(labels: [:]).map(\.imageID))
-        let here = Set(own.map { Subject(id: $0.0, isPushed: !$0.2.isEmpty) })
+        let here = Set(own.map { Subject(id: $0.0.id, isPushed: !$0.2.isEmpty) })
         unwantedSince.withLock { since in since = since.filter { here.contains($0.key) } }
-        return own.map { id, tags, digests in
+        return own.map { image, tags, digests in
             let lastUsed = digests.compactMap { registry.internalName(of: $0).flatMap { wanted[$0] } }.max()
-            let subject = Subject(id: id, isPushed: !digests.isEmpty)
+            let subject = Subject(id: image.id, isPushed: !digests.isEmpty)
             let unwanted = unwantedFor(subject, isWanted: lastUsed != nil)
             return CachedImage(
-                id: id,
+                id: image.id,
                 // The last tag of a repository takes its digests with it.
                 references: tags + digests,
+                sizeBytes: image.sizeBytes,
                 lastUsed: lastUsed,
                 // What has no digest there is being pushed, or its pushing was given up.
-                isInUse: used.contains(id) || !subject.isPushed && unwanted < Self.pushingLimit,
+                isInUse: used.contains(image.id) || !subject.isPushed && unwanted < Self.pushingLimit,
                 unwantedFor: unwanted
             )
         }
@@ -164,10 +168,7 @@ final class ImageCache: Sendable {
         }
     }
 
-    private func diskUsedPercent() async -> Int? {
-        let host = parts.blueprint.host
-        return try? await NIOThreadPool.singleton.runIfActive { host.diskUsedPercent() }
-    }
+    private func diskUsedPercent() async -> Int? { await parts.blueprint.host.diskUsage()?.percent }
 
     // MARK: - In the registry
 

@@ -31,6 +31,30 @@ package struct SandboxNetwork: Sendable {
         }
     }
 
+    /// Lets go of addresses of containers that are gone. An engine whose disk is full when one starts forgets what it did, and
+    /// keeps the address, and the interface, until it is started anew or told so.
+    package func releaseGhosts() async throws {
+        let members = try await engine.inspectNetwork(name).containers
+        for ghost in members.filter({ $0.key.hasPrefix("ep-") }).map(\.value.name) {
+            // That of a container that exists may be on its way into it.
+            guard try await !exists(ghost) else { continue }
+            try await engine.forgetEndpoint(of: ghost, in: name)
+            logger.notice(
+                "an address of a container that is gone is free again",
+                metadata: ["container.name": "\(ghost)"]
+            )
+        }
+    }
+
+    private func exists(_ container: String) async throws -> Bool {
+        do {
+            _ = try await engine.inspectContainer(container)
+            return true
+        } catch let error as DockerError where error.kind == .notFound {
+            return false
+        }
+    }
+
     private var wanted: NetworkSpecification {
         NetworkSpecification(
             name: name,

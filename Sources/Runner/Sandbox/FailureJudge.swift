@@ -1,4 +1,4 @@
-import Docker
+package import Docker
 package import Domain
 import Firewall
 import Synchronization
@@ -13,10 +13,12 @@ package enum FailureFate: Sendable, Hashable {
 
 /// Decides whether a failure may pass by itself. `attempts` counts the sandbox's failures under one generation, from 1.
 ///
+/// - Parameter fullDisk: how full this host's disk is, if it is what is full.
+///
 /// That Docker, Postgres or the internal registry is away never becomes an error here: only the deadline of the sandbox's state ends that.
-package func judgeFailure(_ error: any Error, attempts: Int) -> FailureFate {
+package func judgeFailure(_ error: any Error, attempts: Int, fullDisk: DiskUsage? = nil) -> FailureFate {
     switch error {
-    case let error as DockerError: judgeEngine(error, attempts)
+    case let error as DockerError: judgeEngine(error, attempts, fullDisk)
     case let error as FirewallError: judgeFirewall(error, attempts)
     case let error as RunnerError: judgeOwn(error, attempts)
     default: .retry
@@ -26,14 +28,24 @@ package func judgeFailure(_ error: any Error, attempts: Int) -> FailureFate {
 /// Failures of a kind that often passes, until they are believed.
 package let failuresLimit = 4
 
-private func judgeEngine(_ error: DockerError, _ attempts: Int) -> FailureFate {
+/// The same for a host whose disk is full: for some seconds its cache makes room.
+package let fullHostsLimit = 7
+
+private func judgeEngine(_ error: DockerError, _ attempts: Int, _ disk: DiskUsage?) -> FailureFate {
     switch error.kind {
     case .unavailable, .timeout:
         .retry
+    case .noSpace where disk != nil:
+        attempts < fullHostsLimit
+            ? .retry
+            : .settle(
+                reason:
+                    "\(error): \(fullDisk(disk)): remove images or sandboxes there, or give it more (the operator), and recover it",
+                recoverable: true
+            )
     case .noSpace:
         .settle(
-            reason:
-                "\(error): the disk is full (the host's, or the sandbox's own quota); delete files or raise the disk, then recover it",
+            reason: "\(error): the sandbox's own disk is full; raise its disk (resize), and recover it",
             recoverable: true
         )
     case .badRequest, .unauthorized:
@@ -67,6 +79,46 @@ private func judgeOwn(_ error: RunnerError, _ attempts: Int) -> FailureFate {
     case .misconfigured, .stateDirectory, .diskQuota, .volume:
         attempts < failuresLimit ? .retry : .settle(reason: error.message, recoverable: true)
     }
+}
+
+/// What it means for a sandbox that an image of the internal registry could not be pulled.
+package enum PullVerdict: Sendable, Hashable {
+    /// Judged like any other failure.
+    case failed
+    /// The registry will be put right.
+    case registryAway
+    /// It does not have the image any more.
+    case lost
+}
+
+package func judgePull(_ error: DockerError) -> PullVerdict {
+    switch error.kind {
+    case .noSpace, .unavailable, .timeout: .failed
+    case .notFound: .lost
+    case .conflict, .badRequest, .unauthorized, .server: .registryAway
+    }
+}
+
+/// The image is gone from the internal registry, for good unless somebody acts.
+///
+/// - Parameters:
+///   - isBackup: it alone has the sandbox's files.
+///   - snapshots: how many are made anew for it.
+package func imageLost(_ image: InternalImage, isBackup: Bool, snapshots: Int) -> RunnerError {
+    let advice =
+        if isBackup {
+            "and it alone has the sandbox's files: put back the registry's data (the operator) and recover the sandbox, or delete it"
+        } else if snapshots > 0 {
+            "its snapshot is made anew: recover the sandbox when that is active"
+        } else {
+            "activate its snapshot, and recover the sandbox when that is active"
+        }
+    return RunnerError(
+        .imageLost,
+        isBackup
+            ? "the sandbox's backup \(image) is gone from Martlet's registry, \(advice)"
+            : "the image \(image) is gone from Martlet's registry: \(advice)"
+    )
 }
 
 /// Counts failures of each sandbox under its newest generation.

@@ -46,32 +46,21 @@ extension SandboxApplier {
         }
     }
 
-    /// What it means that an image of the internal registry could not be pulled. One that is gone there is made anew.
+    /// What to throw where an image of the internal registry could not be pulled. One that is gone there is made anew.
     private func loss(of image: InternalImage, _ desired: AssignedSandbox, _ error: DockerError) async throws
         -> any Error
     {
-        switch error.kind {
-        case .noSpace, .unavailable, .timeout: return error
-        case .notFound:
+        switch judgePull(error) {
+        case .failed: return error
+        case .registryAway:
+            return RunnerError(.registryAway, "Martlet's registry does not give the image \(image): \(error.message)")
+        case .lost:
             let snapshots = try await parts.queries.reportLost(image)
             parts.logger.error(
                 "an image is gone from the registry",
                 metadata: ["image.name": "\(image)", "snapshot.count": "\(snapshots)", "error": "\(error)"]
             )
-            if desired.isRestored {
-                return RunnerError(
-                    .imageLost,
-                    "the sandbox's backup \(image) is gone from Martlet's registry, and it alone has the sandbox's files: put back the registry's data (the operator) and recover the sandbox, or delete it"
-                )
-            }
-            return RunnerError(
-                .imageLost,
-                snapshots > 0
-                    ? "the image \(image) is gone from Martlet's registry; its snapshot is made anew: recover the sandbox when that is active"
-                    : "the image \(image) is gone from Martlet's registry: activate its snapshot, and recover the sandbox when that is active"
-            )
-        case .conflict, .badRequest, .unauthorized, .server:
-            return RunnerError(.registryAway, "Martlet's registry does not give the image \(image): \(error.message)")
+            return imageLost(image, isBackup: desired.isRestored, snapshots: snapshots)
         }
     }
 

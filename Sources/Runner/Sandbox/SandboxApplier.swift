@@ -203,6 +203,7 @@ struct SandboxApplier: Sendable {
     private func createContainer(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
         guard let image = known.image else { preconditionFailure("an image is ensured before each create") }
         let specification = try parts.blueprint.specification(of: desired, image: image)
+        try await parts.requireRoom(to: "create the container")
         do {
             let name = ContainerName.of(desired.id, epoch: desired.epoch)
             return Findings(containerID: try await parts.engine.createContainer(named: name, specification).id)
@@ -215,8 +216,11 @@ struct SandboxApplier: Sendable {
 
     private func startContainer(_ desired: AssignedSandbox, _ known: Findings) async throws {
         guard let id = known.containerID else { preconditionFailure("only what exists is started") }
+        try await parts.requireRoom(to: "start the container")
         do {
             try await parts.engine.startContainer(id)
+        } catch let error as DockerError where error.message.contains("endpoint with name") {
+            throw try await forgettingGhost(of: id, error)
         } catch let error as DockerError where error.kind == .notFound || error.message.contains("network") {
             try await parts.network.ensure()
             throw error
@@ -224,6 +228,23 @@ struct SandboxApplier: Sendable {
             await endHalfStarted(id)
             throw error
         }
+    }
+
+    /// An engine whose disk was full when it started this container keeps an end of its network that it does not know any more, and
+    /// lets go of that only once the container is gone. One that never ran has nothing to lose: it is made anew.
+    private func forgettingGhost(of id: String, _ error: DockerError) async throws -> any Error {
+        guard try await parts.engine.inspectContainer(id).state.startedAt == nil else {
+            return DockerError(
+                operation: error.operation,
+                kind: error.kind,
+                status: error.status,
+                message:
+                    "\(error.message): restart the Docker Engine (the operator), under which sandboxes keep running"
+            )
+        }
+        try await removeCompletely(id)
+        try await parts.network.releaseGhosts()
+        return error
     }
 
     private func endHalfStarted(_ container: String) async {

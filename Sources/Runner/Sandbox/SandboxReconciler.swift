@@ -1,3 +1,4 @@
+import Docker
 package import Domain
 import Logging
 package import Reconciling
@@ -71,7 +72,8 @@ package struct SandboxReconciler: Sendable {
             if own.code == .fenced { return .recheck(after: .zero) }
         }
         guard desired.desired != .destroyed else { throw error }
-        switch judgeFailure(error, attempts: parts.attempts.count(desired.id, generation: desired.generation)) {
+        let attempts = parts.attempts.count(desired.id, generation: desired.generation)
+        switch judgeFailure(error, attempts: attempts, fullDisk: await fullDisk(error)) {
         case .retry:
             throw error
         case .settle(let reason, let recoverable):
@@ -83,6 +85,15 @@ package struct SandboxReconciler: Sendable {
             // What still runs is stopped by the next pass.
             return .recheck(after: .zero)
         }
+    }
+
+    /// This host's disk, if it is what is full, and not the sandbox's own; the cache is asked to make room.
+    private func fullDisk(_ error: any Error) async -> DiskUsage? {
+        guard let error = error as? DockerError, error.kind == .noSpace, let usage = await parts.fullDisk() else {
+            return nil
+        }
+        parts.room.call()
+        return usage
     }
 }
 

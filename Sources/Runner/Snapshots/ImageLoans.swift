@@ -37,7 +37,9 @@ package final class ImageLoans: Sendable {
 
     /// Gives back what nobody is at: after a restart, or where giving back failed.
     package func giveBackOnce() async throws {
-        for image in try await queries.borrowedImages(of: runner) { try await giveBack(image) }
+        for image in try await queries.borrowedImages(of: runner) where !BuildRemains.isStep(image) {
+            try await giveBack(image)
+        }
     }
 
     private func end(_ image: String) async {

@@ -2,6 +2,10 @@ import Docker
 import Domain
 package import Store
 
+#if canImport(Glibc)
+    import Glibc
+#endif
+
 /// The steps of making a snapshot's image.
 package enum SnapshotStep: String, Sendable, Hashable, CaseIterable {
     /// From the registry that its name says, onto this host's engine.
@@ -30,23 +34,42 @@ package struct UnusableImage: Error, Hashable, CustomStringConvertible {
     package init(description: String) { self.description = description }
 }
 
-/// Decides whether a failure may pass by itself. `failures` counts those before it.
+/// Whose failure it is. Those of one cause in a row are counted, so that none uses up the tries of another.
+package enum SnapshotFailureCause: String, Sendable, Hashable, CaseIterable {
+    /// The engine's, or the internal registry's.
+    case ours
+    /// This runner's disk is full.
+    case disk
+    /// A name, a login, a registry or a definition of the user's.
+    case theirs
+
+    package init(_ error: any Error, step: SnapshotStep) {
+        switch error {
+        case let error as DockerError:
+            switch error.kind {
+            case .unavailable, .timeout: self = .ours
+            case .noSpace: self = .disk
+            case .badRequest, .unauthorized, .notFound, .conflict, .server:
+                // What a Dockerfile is at fault for is a `BuildFailure`.
+                self = step == .pull ? .theirs : .ours
+            }
+        case let error as CaptureTrouble where error.description.contains(Runner.words(ENOSPC)): self = .disk
+        default: self = error.isFinal ? .theirs : .ours
+        }
+    }
+}
+
+/// Decides whether a failure may pass by itself. `failures` counts those of the same cause before it.
 ///
 /// What is ours (the engine, the internal registry) is waited for until the job's deadline. What is the user's (a name, a login,
 /// a registry of his) has failed after a few tries, since somebody waits for the answer.
 package func judgeSnapshotFailure(_ error: any Error, step: SnapshotStep, failures: Int) -> SnapshotFate {
-    guard let error = error as? DockerError else {
-        return error is BuildFailure || error is UnusableImage || error is ImageName.Malformed
-            || error is SecretBox.Failure || error is CaptureRefused ? .final : patience(failures)
-    }
-    switch error.kind {
-    case .unavailable, .timeout: return patience(failures)
-    // Another runner may have room.
-    case .noSpace: return failures < failuresLimit ? patience(failures) : .final
-    case .badRequest, .unauthorized, .notFound, .conflict, .server:
-        if step == .push { return patience(failures) }
-        if error.isAboutTheName { return .final }
-        return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(1 << failures)) : .final
+    switch SnapshotFailureCause(error, step: step) {
+    case .ours: patience(failures)
+    // Another runner may have room, and this one makes some.
+    case .disk: failures < fullDiskTriesLimit - 1 ? patience(failures) : .final
+    case .theirs:
+        error.isFinal || failures >= strangersTriesLimit - 1 ? .final : .retry(after: .seconds(1 << failures))
     }
 }
 
@@ -61,33 +84,49 @@ package func judgeCaptureFailure(_ error: any Error, step: SnapshotStep, failure
 /// How often a capture is tried that its sandbox's owner waits for: about two minutes.
 package let heldUpTriesLimit = 7
 
+/// How often a job is tried while disks are full: for some seconds.
+package let fullDiskTriesLimit = 3
+
 /// How often a registry of a user's is asked that does not answer, or not as it should.
 package let strangersTriesLimit = 3
 
 /// 2, 4, 8, 16, then 30 seconds.
 private func patience(_ failures: Int) -> SnapshotFate { .retry(after: .seconds(min(2 << min(failures, 4), 30))) }
 
-extension DockerError {
-    /// The registry has answered, and would answer the same again.
-    fileprivate var isAboutTheName: Bool { kind == .badRequest || kind == .unauthorized || kind == .notFound }
+extension Error {
+    /// What was asked for is at fault, or its registry has answered and would answer the same again.
+    fileprivate var isFinal: Bool {
+        switch self {
+        case let error as DockerError: [.badRequest, .unauthorized, .notFound].contains(error.kind)
+        default:
+            self is BuildFailure || self is UnusableImage || self is ImageName.Malformed || self is SecretBox.Failure
+                || self is CaptureRefused
+        }
+    }
 }
 
 /// The reason as the snapshot's owner reads it: the step, what happened, what to do, and the last lines before it.
-func snapshotReason(_ error: any Error, step: SnapshotStep, image: String, lines: [String]) -> String {
+///
+/// - Parameter disk: of this runner; told where that is the reason.
+func snapshotReason(_ error: any Error, step: SnapshotStep, image: String, lines: [String], disk: DiskUsage? = nil)
+    -> String
+{
     let said = lines.isEmpty ? "" : "; before that: \(lines.joined(separator: " | "))"
     let subject = image.isEmpty ? "" : ", image \(image)"
-    return String("step \(step.rawValue)\(subject): \(words(error))\(said)".prefix(snapshotReasonLimit))
+    return String("step \(step.rawValue)\(subject): \(words(error, disk))\(said)".prefix(snapshotReasonLimit))
 }
 
 /// The longest reason that is written, in characters.
 let snapshotReasonLimit = 2000
 
-private func words(_ error: any Error) -> String {
-    guard let error = error as? DockerError else { return "\(error)" }
+private func words(_ error: any Error, _ disk: DiskUsage?) -> String {
+    guard let error = error as? DockerError else {
+        return SnapshotFailureCause(error, step: .read) == .disk ? "\(error) (\(fullDiskAdvice(disk)))" : "\(error)"
+    }
     let advice =
         switch error.kind {
         case .noSpace:
-            "the runner's disk is full: remove images or sandboxes, or give it more, and activate the snapshot again"
+            fullDiskAdvice(disk)
         case .unauthorized:
             "the registry refuses: add a registry with the right login (POST /docker-registry), or correct it, and activate the snapshot again"
         case .notFound:
@@ -96,4 +135,13 @@ private func words(_ error: any Error) -> String {
             "see whether the registry can be reached from the runner, and activate the snapshot again"
         }
     return "\(error.message) (\(advice))"
+}
+
+private func fullDiskAdvice(_ disk: DiskUsage?) -> String {
+    "\(fullDisk(disk)): remove images or sandboxes there, or give it more (the operator), and try again"
+}
+
+/// With numbers, where they are known.
+func fullDisk(_ usage: DiskUsage?) -> String {
+    "the runner's disk is full" + (usage.map { " (\($0.path) is \($0))" } ?? "")
 }

@@ -14,7 +14,18 @@ struct SnapshotMaker: Sendable {
 
     /// Where a job is, for its heartbeat.
     final class Position: Sendable {
-        private let state = Mutex<(step: SnapshotStep, meter: PullMeter)>((.pull, PullMeter()))
+        private let state: Mutex<(step: SnapshotStep, meter: PullMeter)>
+
+        init(_ kind: SnapshotJobKind) {
+            let first: SnapshotStep =
+                switch kind {
+                case .pull: .pull
+                case .build: .build
+                case .capture: .read
+                }
+            state = Mutex((first, PullMeter()))
+        }
+
         var now: (step: SnapshotStep, meter: PullMeter) { state.withLock { $0 } }
         func enter(_ step: SnapshotStep) -> PullMeter {
             let meter = PullMeter()

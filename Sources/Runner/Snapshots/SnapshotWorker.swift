@@ -88,7 +88,7 @@ struct SnapshotWorker: Sendable {
         var logger = parts.logger
         logger[metadataKey: "snapshot.id"] = "\(job.snapshot)"
         logger.info("snapshot is made", metadata: ["image.name": "\(job.imageName ?? "")"])
-        let position = SnapshotMaker.Position()
+        let position = SnapshotMaker.Position(job.kind)
         do {
             let made = try await holding(job, position) { try await make(job, position) }
             guard try await parts.queries.finish(job, made) else { throw Fenced() }
@@ -105,7 +105,8 @@ struct SnapshotWorker: Sendable {
     }
 
     private func make(_ job: SnapshotJob, _ position: SnapshotMaker.Position) async throws -> FinishedSnapshot {
-        switch job.kind {
+        try await parts.requireRoom(to: "make an image")
+        return switch job.kind {
         case .pull: try await maker.make(job, position)
         case .build: try await builder.make(job, position)
         case .capture: try await capturer.make(job, position)
@@ -162,19 +163,40 @@ struct SnapshotWorker: Sendable {
         // A runner that stops leaves the job to whoever finds its lease expired.
         if Task.isCancelled { return }
         let (step, meter) = position.now
-        let reason = snapshotReason(error, step: step, image: job.imageName ?? "", lines: meter.lastLines)
+        let cause = SnapshotFailureCause(error, step: step)
+        if cause == .disk { parts.room.call() }
+        let reason = snapshotReason(
+            error,
+            step: step,
+            image: job.imageName ?? "",
+            lines: meter.lastLines,
+            disk: cause == .disk ? await parts.fullDisk() : nil
+        )
         let fate =
             if let order = job.capture {
                 judgeCaptureFailure(error, step: step, failures: job.failures, for: order.purpose)
             } else {
-                judgeSnapshotFailure(error, step: step, failures: job.failures)
+                judgeSnapshotFailure(error, step: step, failures: job.failing == cause.rawValue ? job.failures : 0)
             }
+        await tell(fate, of: job, job.capture == nil ? cause : nil, reason, logger)
+    }
+
+    /// - Parameter cause: nil for a capture: who waits for it is held up whatever the cause, so all are counted together.
+    private func tell(
+        _ fate: SnapshotFate,
+        of job: SnapshotJob,
+        _ cause: SnapshotFailureCause?,
+        _ reason: String,
+        _ logger: Logger
+    ) async {
         logger.warning("snapshot failed", metadata: ["snapshot.reason": "\(reason)", "snapshot.fate": "\(fate)"])
         do {
-            switch fate {
-            case .final: _ = try await parts.queries.fail(job, reason: reason, retryAfter: nil)
-            case .retry(let pause): _ = try await parts.queries.fail(job, reason: reason, retryAfter: pause)
-            }
+            let pause: Duration? =
+                switch fate {
+                case .final: nil
+                case .retry(let pause): pause
+                }
+            _ = try await parts.queries.fail(job, of: cause?.rawValue, reason: reason, retryAfter: pause)
         } catch {
             // Its lease will expire.
             logger.warning("a snapshot's failure cannot be told", metadata: ["error": "\(error)"])

@@ -33,10 +33,12 @@ extension RunnerQueries {
         try await client.execute("DELETE FROM runner_pull WHERE runner_id = \(runner) AND NOT is_borrowed")
     }
 
+    /// What it has only for the time of making something, the eldest first.
     package func borrowedImages(of runner: RunnerID) async throws -> [String] {
-        try await client.query("SELECT image FROM runner_pull WHERE runner_id = \(runner) AND is_borrowed").map {
-            try $0["image"]
-        }
+        try await client.query(
+            "SELECT image FROM runner_pull WHERE runner_id = \(runner) AND is_borrowed ORDER BY began_at"
+        )
+        .map { try $0["image"] }
     }
 
     /// Images of the internal registry that runners of the region fetch before anybody needs them: of active snapshots that ask

@@ -12,8 +12,10 @@ package struct SnapshotJob: Sendable {
     package let imageName: String?
     /// For a build.
     package let buildInfo: JSONText?
-    /// How often it has failed before.
+    /// How often in a row it has failed of ``failing`` before.
     package let failures: Int
+    /// The cause of that; nil where all failures are counted together.
+    package let failing: String?
     /// Until the job fails by itself.
     package let timeLeft: Duration
     /// For a capture.
@@ -27,6 +29,8 @@ package struct SnapshotJob: Sendable {
         imageName = try row["image_name"]
         buildInfo = try row["build_info"]
         failures = try row["failures"]
+        // Who waits for a capture is held up by it, whatever the cause.
+        failing = kind == .capture ? nil : try row["failing"]
         timeLeft = .seconds(try row["seconds_left"] as Double)
         capture = kind == .capture ? try CaptureOrder(row) : nil
     }
@@ -113,9 +117,16 @@ extension RunnerQueries {
     }
 
     /// The job failed: for good, or to be tried again after `pause`. False when it is held no longer.
-    package func fail(_ job: SnapshotJob, reason: String, retryAfter pause: Duration?) async throws -> Bool {
+    ///
+    /// - Parameter cause: failures of the same one in a row are counted; nil counts all together.
+    package func fail(_ job: SnapshotJob, of cause: String? = nil, reason: String, retryAfter pause: Duration?)
+        async throws
+        -> Bool
+    {
         try await client.queryFirst(
-            "SELECT fail_snapshot_job(\(job.snapshot), \(job.epoch), \(reason), \(pause?.wholeSeconds)) AS failed"
+            """
+            SELECT fail_snapshot_job(\(job.snapshot), \(job.epoch), \(cause), \(reason), \(pause?.wholeSeconds)) AS failed
+            """
         ).map { try $0["failed"] } ?? false
     }
 

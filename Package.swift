@@ -89,7 +89,7 @@ let targets: [Target] = [
     ),
     library("Limiting"),
     library("SSHServing", ["CLibSSH", "CLinux", .nioCore]),
-    library("Tunnels", [.nioCore, .nioPosix, .nioSSL]),
+    library("Tunnels", ["Domain", .crypto, .nioCore, .nioPosix, .nioSSL]),
     library(
         "Toolbox",
         [

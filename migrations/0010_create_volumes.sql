@@ -68,6 +68,58 @@ $$;
 CREATE TRIGGER volumes_are_ready BEFORE INSERT ON sandbox
     FOR EACH ROW WHEN (NEW.volumes <> '[]') EXECUTE FUNCTION sandbox_volumes_are_ready();
 
+-- Where they are mounted -------------------------------------------------------------------------------------------------
+
+-- What a runner says of its host holds whether it has an S3 for volumes.
+ALTER TABLE runner_status ADD mounts_volumes boolean NOT NULL
+    GENERATED ALWAYS AS (coalesce((engine->>'mountsVolumes')::boolean, false)) STORED;
+COMMENT ON COLUMN runner_status.mounts_volumes IS 'Whether it may be given sandboxes with volumes.';
+
+-- As before, and it may be asked for volumes.
+CREATE OR REPLACE VIEW runner_healthy AS
+    SELECT r.id, r.region_id, s.architecture, s.cpu_capacity, s.memory_capacity_gib, s.disk_capacity_gib, s.gpu_capacity,
+           s.gpu_type, s.address_slots, s.mounts_volumes
+    FROM runner r JOIN runner_status s ON s.runner_id = r.id JOIN runner_lease l ON l.runner_id = r.id
+    WHERE r.schedulable AND NOT r.draining AND l.expires_at > now();
+
+ALTER FUNCTION has_room(runner_healthy, runner_load, sandbox) RENAME TO has_capacity;
+CREATE FUNCTION has_room(runner runner_healthy, load runner_load, wanted sandbox) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT has_capacity(runner, load, wanted) AND (wanted.volumes = '[]' OR runner.mounts_volumes)
+$$;
+
+-- As before, with volumes.
+CREATE OR REPLACE FUNCTION sandbox_fits_a_runner() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    most record;
+BEGIN
+    SELECT bool_or(has_room(
+            ROW(r.id, r.region_id, s.architecture, s.cpu_capacity, s.memory_capacity_gib, s.disk_capacity_gib, s.gpu_capacity,
+                s.gpu_type, s.address_slots, s.mounts_volumes)::runner_healthy,
+            ROW(r.id, 0, 0, 0, 0, 0, 0, 0)::runner_load, NEW)) AS fits,
+            max(s.cpu_capacity) AS cpu, max(s.memory_capacity_gib) AS memory_gib, max(s.disk_capacity_gib) AS disk_gib,
+            max(s.gpu_capacity) AS gpu, bool_or(s.mounts_volumes) AS mounts_volumes
+        INTO most FROM runner r JOIN runner_status s ON s.runner_id = r.id WHERE r.region_id = NEW.region_id;
+    IF most.fits IS NOT FALSE THEN
+        RETURN NEW;
+    END IF;
+    PERFORM refuse_over_region(NEW.region_id, 'cpu', 'CPUs', NEW.cpu, most.cpu);
+    PERFORM refuse_over_region(NEW.region_id, 'memory', 'GiB', NEW.memory_gib, most.memory_gib);
+    PERFORM refuse_over_region(NEW.region_id, 'disk', 'GiB', NEW.disk_gib, most.disk_gib);
+    PERFORM refuse_over_region(NEW.region_id, 'gpu', 'GPUs', NEW.gpu, most.gpu);
+    IF NEW.volumes <> '[]' AND NOT most.mounts_volumes THEN
+        RAISE EXCEPTION 'volumes has % entries, but no runner of region % mounts volumes', jsonb_array_length(NEW.volumes), NEW.region_id
+            USING ERRCODE = 'MRT04', CONSTRAINT = 'fits_a_runner',
+                HINT = 'Ask for another region (target), or for no volumes; an operator gives runners an S3 (MARTLET_S3_ENDPOINT).';
+    END IF;
+    RAISE EXCEPTION 'no runner of region % has all of this together: % CPUs, % GiB of memory, % GiB of disk, % GPUs%, architecture %',
+            NEW.region_id, NEW.cpu, NEW.memory_gib, NEW.disk_gib, NEW.gpu,
+            CASE WHEN NEW.gpu > 0 THEN coalesce(' (' || nullif(array_to_string(NEW.gpu_types, ' or '), '') || ')', '') ELSE '' END,
+            coalesce(NEW.architecture, 'any') || CASE WHEN NEW.volumes <> '[]' THEN ', an S3 for volumes' ELSE '' END
+        USING ERRCODE = 'MRT04', CONSTRAINT = 'fits_a_runner', HINT = 'Ask for less, or for another region (target).';
+END
+$$;
+
 -- A volume's life --------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION volume_within_ceiling() RETURNS trigger
@@ -243,6 +295,20 @@ CREATE VIEW volumes AS
     FROM volume v JOIN organization o ON o.id = v.organization_id WHERE v.state <> 'deleted';
 COMMENT ON VIEW volumes IS 'Every volume, who uses it and where it is mounted.';
 
+-- As before, and which hosts mount volumes.
+CREATE OR REPLACE VIEW runners AS
+    SELECT r.name, r.region_id AS region,
+        CASE WHEN s.runner_id IS NULL THEN 'never registered'
+             WHEN l.expires_at <= now() THEN 'unreachable since ' || to_char(l.expires_at, 'YYYY-MM-DD HH24:MI:SS')
+             WHEN r.draining THEN 'draining'
+             WHEN NOT r.schedulable THEN 'closed to new sandboxes'
+             ELSE 'ready' END AS condition,
+        d.sandboxes, d.cpu || ' of ' || s.cpu_capacity AS cpu_booked, d.memory_gib || ' of ' || s.memory_capacity_gib AS memory_gib_booked,
+        d.disk_gib || ' of ' || s.disk_capacity_gib AS disk_gib_booked, d.gpu || ' of ' || s.gpu_capacity AS gpu_booked,
+        s.architecture, s.version, l.renewed_at AS last_heartbeat, s.ingress_address, r.id, s.mounts_volumes
+    FROM runner r LEFT JOIN runner_status s ON s.runner_id = r.id LEFT JOIN runner_lease l ON l.runner_id = r.id
+        LEFT JOIN runner_load d ON d.runner_id = r.id;
+
 ALTER TABLE volume_mount ENABLE ROW LEVEL SECURITY;
 CREATE POLICY volume_mount_of_its_own ON volume_mount TO martlet_runner
     USING (runner_id = current_runner()) WITH CHECK (runner_id = current_runner());
@@ -250,6 +316,7 @@ CREATE POLICY volume_mount_for_all_else ON volume_mount TO martlet_api, martlet_
 
 GRANT SELECT, INSERT (id, organization_id, name), UPDATE (desired_state) ON volume TO martlet_api;
 GRANT SELECT, UPDATE (desired_state) ON volume TO martlet_operator;
+GRANT SELECT (mounts_volumes) ON runner_status TO martlet_api, martlet_operator;
 GRANT SELECT ON volume_mount TO martlet_api, martlet_operator;
 GRANT SELECT ON volumes TO martlet_operator;
 GRANT SELECT, INSERT, DELETE, UPDATE (state, problem, since) ON volume_mount TO martlet_runner;

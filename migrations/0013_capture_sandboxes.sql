@@ -359,6 +359,60 @@ $$;
 CREATE TRIGGER takeover_restores AFTER UPDATE OF runner_id ON sandbox_placement
     FOR EACH ROW WHEN (NEW.epoch <> OLD.epoch AND NEW.runner_id <> OLD.runner_id) EXECUTE FUNCTION takeover_restores();
 
+-- As before; and what is stopped, or is about to be archived, is archived where its backup has all that its lost runner has: then
+-- nothing is lost, should that come back after all. Any other waits for it. (Compiling the query takes longer than running it.)
+CREATE OR REPLACE FUNCTION reclaim_orphans(most integer) RETURNS SETOF uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET jit = off AS $$
+DECLARE
+    me uuid := require_runner();
+    my_region text := (SELECT region_id FROM runner WHERE id = me);
+    held timestamptz := (SELECT held_since FROM runner_lease WHERE runner_id = me);
+    lost uuid[] := ARRAY(SELECT l.runner_id FROM runner_lease l CROSS JOIN region g WHERE g.id = my_region AND l.runner_id <> me
+        AND greatest(l.expires_at, held) < now() - make_interval(secs => g.grace_seconds));
+    wanted sandbox;
+BEGIN
+    IF cardinality(lost) = 0 THEN
+        RETURN;
+    END IF;
+    -- The status too: a report that is under way has it locked, and is about to lock the placement.
+    FOR wanted IN
+        SELECT s.* FROM sandbox s JOIN sandbox_placement p ON p.sandbox_id = s.id JOIN sandbox_status t ON t.sandbox_id = s.id
+            CROSS JOIN runner_healthy h JOIN runner_load d ON d.runner_id = h.id
+        WHERE h.id = me AND p.runner_id = ANY (lost) AND s.region_id = my_region
+            AND CASE s.desired_state WHEN 'destroyed' THEN true WHEN 'started' THEN has_room(h, d, s)
+                ELSE s.auto_delete_minutes <> 0 AND EXISTS (SELECT FROM complete_backup(s.id)) END
+        ORDER BY s.created_at LIMIT most FOR UPDATE OF s, t, p SKIP LOCKED
+    LOOP
+        CASE wanted.desired_state
+        WHEN 'destroyed' THEN
+            PERFORM set_config('martlet.cause', 'its runner''s lease expired; what is left there is removed when it comes back', true);
+            DELETE FROM sandbox_placement WHERE sandbox_id = wanted.id;
+            UPDATE sandbox SET destroyed_at = now() WHERE id = wanted.id;
+        WHEN 'started' THEN
+            IF book(wanted, me) THEN
+                PERFORM record_event('sandbox.reclaimed', id, organization_id, NULL, 'creating', 'its runner''s lease expired; it starts '
+                    || 'anew from its ' || CASE WHEN restored THEN 'backup' ELSE 'snapshot' END) FROM sandbox WHERE id = wanted.id;
+                RETURN NEXT wanted.id;
+            END IF;
+        ELSE
+            PERFORM archive_orphan(wanted.id);
+        END CASE;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION archive_orphan(target uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    made snapshot;
+BEGIN
+    SELECT * INTO made FROM complete_backup(target);
+    PERFORM set_config('martlet.cause', format('its runner''s lease expired; its backup of %s has all of its files', made.captured_at), true);
+    UPDATE sandbox SET desired_state = 'archived', image = made.image, architecture = made.architecture, restored = true WHERE id = target;
+    DELETE FROM sandbox_placement WHERE sandbox_id = target;
+END
+$$;
+
 -- Runner: the container that I reported is gone from my host, and not by my hand. False when there is no backup to start from, or
 -- nothing of this was so any more.
 CREATE FUNCTION restore_lost(target uuid, held_epoch bigint, lost_container text) RETURNS boolean

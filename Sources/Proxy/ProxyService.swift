@@ -4,6 +4,7 @@ package import NIOCore
 import NIOPosix
 import ServiceLifecycle
 package import Store
+import Tunnels
 
 /// Where the proxy listens and how far it goes.
 package struct ProxyConfiguration: Sendable {
@@ -87,11 +88,17 @@ package struct ProxyService: Service {
         local: LocalIngress?,
         shared: ProxyShared
     ) async throws -> [NIOLoopBound<Lane>] {
-        let tls = try TunnelPool.tlsContext()
+        let connector = try IngressConnector()
         var lanes: [NIOLoopBound<Lane>] = []
         for loop in loops {
             let lane = try await loop.submit {
-                let pool = TunnelPool(loop: loop, tls: tls, local: local, limits: shared.limits, share: loops.count)
+                let pool = TunnelPool(
+                    loop: loop,
+                    connector: connector,
+                    local: local,
+                    limits: shared.limits,
+                    share: loops.count
+                )
                 let lane = Lane(shared: shared, pool: pool)
                 lane.start(on: loop)
                 return NIOLoopBound(lane, eventLoop: loop)

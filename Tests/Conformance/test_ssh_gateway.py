@@ -21,6 +21,7 @@ import httpx
 import pytest
 from daytona import DaytonaError
 
+from Rig.children import dying_with_us
 from Rig.database import Database
 from Rig.network import free_port
 from Rig.processes import MemoryWatch, open_descriptors
@@ -276,7 +277,7 @@ def answer_once(server: socket.socket) -> None:
 def test_agents_are_lent(user: SSHUser, folder: Path) -> None:
     key, place = folder / "lent", folder / "agent.sock"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=30)
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL)
+    agent = subprocess.Popen(dying_with_us("ssh-agent", "-D", "-a", place), stdout=subprocess.DEVNULL)
     try:
         eventually(place.exists, 60, "the agent's socket")
         environment = {**os.environ, "SSH_AUTH_SOCK": str(place)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -22,22 +20,9 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.sandboxes import Client, Sandboxes
 from Rig.stack import Stack
+from Rig.volumes import FILES, HEALING_SECONDS, LARGE_MIB, Mounts, a_name, checksum, checksum_here, fill, reads, run
 from Rig.waiting import eventually
 from Rig.wire import check_error
-
-FILES, LARGE_MIB = (1000, 1024) if os.environ.get("MARTLET_LONG") else (250, 32)
-# A resync, and on a slow machine the start of rclone; a patience, not a measure.
-HEALING_SECONDS = 100
-
-
-def a_name() -> str:
-    return f"test {secrets.token_hex(4)}"
-
-
-def run(box: Any, command: str, timeout: int = 60) -> str:
-    answer = box.process.exec(command, timeout=timeout)
-    assert answer.exit_code == 0, f"{command}: {answer.exit_code} {answer.result}"
-    return answer.result.strip()
 
 
 def hold_open(box: Any, beside: ThreadPoolExecutor, opens: str, then: str) -> Callable[[], str]:
@@ -55,39 +40,6 @@ def hold_open(box: Any, beside: ThreadPoolExecutor, opens: str, then: str) -> Ca
         return using.result(60)
 
     return use
-
-
-def reads(box: Any, command: str, expected: str) -> None:
-    """What one view of a volume wrote, another sees; at once as a rule, and after some seconds for certain."""
-    eventually(lambda: box.process.exec(command).result.strip() == expected, HEALING_SECONDS, f"{command}: {expected}")
-
-
-class Mounts:
-    """This host's side of volumes."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._state = environment.state
-
-    def server(self, volume: str) -> int | None:
-        """The process of rclone that serves it."""
-        point = str(self._state / "runner" / "volumes" / volume / "mnt").encode()
-        for file in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if point in file.read_bytes().split(b"\0"):
-                    return int(file.parent.name)
-            except OSError:
-                pass
-        return None
-
-    def stored(self, volume: str) -> Path:
-        """Where its files are in the embedded S3."""
-        return self._state / "s3" / "data" / "martlet-volumes" / volume
-
-    def write_elsewhere(self, volume: str, name: str, text: str) -> None:
-        """A file of the volume, written as another host would."""
-        rclone = [self._state / "bin" / "rclone", "--config", self._state / "runner" / "volumes" / "rclone.conf"]
-        target = f"volumes:martlet-volumes/{volume}/{name}"
-        subprocess.run([*rclone, "rcat", target], input=text.encode(), check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -210,34 +162,19 @@ def test_many_files_and_a_large_one_survive_the_runner(
     pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, engine: Engine
 ) -> None:
     first, second = pair
-    run(first, f"mkdir volume/many && cd volume/many && for n in $(seq {FILES}); do echo $n > f$n; done", 120)
-    run(first, f"head -c {LARGE_MIB}M /dev/urandom > volume/large", 600)
-    names = "find many large -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    written = run(first, f"cd volume && {names}", 300)
+    written = fill(first, "volume")
     started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
     server = mounts.server(volume.id)
     stack.kill("runner")
     stack.start("runner")
     assert mounts.server(volume.id) == server, "the mount did not outlive the runner"
     assert [engine.container(each.id)["State"]["StartedAt"] for each in pair] == started
-    assert run(second, f"cd /data && {names}", 300) == written
+    assert checksum(second, "/data") == written
     stored = mounts.stored(volume.id)
     eventually(lambda: len(list(stored.glob("many/*"))) == FILES, HEALING_SECONDS, "all files to be in S3", every=0.5)
-    eventually(lambda: digests(stored, "many", "large") == written, HEALING_SECONDS, "the same to be in S3", every=0.5)
+    eventually(lambda: checksum_here(stored) == written, HEALING_SECONDS, "the same to be in S3", every=0.5)
     # A folder of S3 goes with its last file, which `rm` without -f takes for trouble.
     run(first, "rm -rf volume/many volume/large", 120)
-
-
-def digests(folder: Path, *names: str) -> str:
-    """What `find … | sort | xargs sha256sum | sha256sum` prints there."""
-    found = [each for name in names for each in (folder / name, *folder.glob(f"{name}/**/*")) if each.is_file()]
-    lines = [f"{digest(each)}  {each.relative_to(folder)}\n" for each in sorted(found)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() + "  -"
-
-
-def digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @pytest.mark.deadline(500)
@@ -313,6 +250,37 @@ def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
             os.kill(s3, signal.SIGCONT)
         assert reading.result(HEALING_SECONDS) == "from another host"
     eventually((mounts.stored(volume.id) / "unhurried").exists, HEALING_SECONDS, "what was written to be in S3")
+
+
+@pytest.mark.deadline(500)
+def test_a_short_disk_brakes_writers_and_nobody_else(
+    pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, environment: Environment, database: Database
+) -> None:
+    """As if S3 had been too slow for a while: the runner is told to leave more of its disk free than there is."""
+
+    def follow(settings_text: str) -> None:
+        settings.write_text(settings_text)
+        stack.kill("runner")  # quicker than to stop it, which waits for open tunnels
+        stack.start("runner")
+
+    first, second = pair
+    grow = "head -c 1M /dev/zero > volume/grown"
+    run(first, "head -c 256K /dev/zero > volume/before")
+    settings = environment.state / "services" / "runner.env"
+    usual = settings.read_text()
+    disk = os.statvfs(environment.state)
+    try:
+        follow(f"{usual}\nMARTLET_VOLUME_FREE_GIB={2 * (disk.f_blocks * disk.f_frsize >> 30) + 2}\n")
+        eventually(lambda: first.process.exec(grow).exit_code != 0, HEALING_SECONDS, "writing to be braked")
+        assert "error" in first.process.exec(f"{grow}; true").result.lower()
+        assert run(second, "echo small > /data/small && wc -c < /data/before") == str(256 << 10)
+        eventually((mounts.stored(volume.id) / "small").exists, HEALING_SECONDS, "uploads to go on")
+        noted = "SELECT mounts FROM volumes WHERE id = :'id'"
+        eventually(lambda: "do not grow" in database.value(noted, id=volume.id), HEALING_SECONDS, "the operator to be told")
+    finally:
+        follow(usual)
+    eventually(lambda: first.process.exec(grow).exit_code == 0, HEALING_SECONDS, "writing to go on")
+    eventually(lambda: "do not grow" not in database.value(noted, id=volume.id), HEALING_SECONDS, "the note to be gone")
 
 
 @pytest.mark.deadline(500)

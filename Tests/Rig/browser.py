@@ -13,10 +13,12 @@ from typing import Any
 import httpx
 import httpx_ws
 
+from Rig.children import LastWill, dying_with_us
 from Rig.waiting import eventually
 
 START_SECONDS = 90
 COMMAND_SECONDS = 60
+END_SECONDS = 10
 MESSAGE_BYTES_LIMIT = 16 << 20
 
 # Only this machine's loopback is asked for anything; root has no sandbox of Chromium's, and a container little /dev/shm.
@@ -93,8 +95,9 @@ class Browser:
         self._profile = Path(tempfile.mkdtemp(prefix="martlet-chromium."))
         program = shutil.which("chromium")
         assert program, "chromium is not installed; run ops/stack/packages"
+        self._will = LastWill("rm", "-rf", self._profile)
         self._process = subprocess.Popen(
-            [program, *OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
+            [*dying_with_us(program), *OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -127,8 +130,8 @@ class Browser:
         self._http.close()
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._profile, ignore_errors=True)
+        self._will.execute(END_SECONDS)

@@ -19,6 +19,7 @@ class Database:
     """Runs SQL; parameters are psql variables, written `:'name'` in the text, so nothing is pasted into it."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         parts = urlsplit(url)
         self._environment = {
             **os.environ,

@@ -14,6 +14,8 @@ import subprocess
 import threading
 from typing import IO, NamedTuple
 
+from Rig.children import dying_with_us
+
 COMMAND_SECONDS = 30
 # Below what the kernel gives to whoever connects, and below what `ops/` gives to the parts of a Martlet.
 FREE_PORTS = range(11000, 20000)
@@ -46,7 +48,7 @@ class HostNetwork:
         return done.stdout
 
     def popen(self, *command: str, **options: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*self._enter, *command], **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(dying_with_us(*self._enter, *command), **options)  # type: ignore[call-overload, no-any-return]
 
     def veths_on(self, bridges: list[str]) -> int:
         """Host ends of veth pairs that are plugged into these bridges."""
@@ -143,7 +145,7 @@ class Outside:
         self._remove()
         # A namespace without a name in /run/netns: it lives exactly as long as its listener.
         self._listener = subprocess.Popen(
-            ["unshare", "--net", "--", "python3", "-u", "-c", LISTENER, *map(str, self.PORTS)],
+            dying_with_us("unshare", "--net", "--", "python3", "-u", "-c", LISTENER, *map(str, self.PORTS)),
             stdout=subprocess.PIPE,
         )
         assert self._listener.stdout is not None

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from Rig.children import LastWill, dying_with_us
 from Rig.database import Database
 from Rig.engine import Engine
 from Rig.environment import REPOSITORY
@@ -34,7 +34,7 @@ def collect(folder: Path, before: Path | None = None) -> subprocess.CompletedPro
     """Gives back what no image has any more; `before` holds programs that are found before the system's."""
     path = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
     return subprocess.run(
-        [CONTROL, "collect", folder], capture_output=True, text=True, timeout=CONTROL_SECONDS,
+        dying_with_us(CONTROL, "collect", folder), capture_output=True, text=True, timeout=CONTROL_SECONDS,
         env={**os.environ, "PATH": path}, start_new_session=True,
     )
 
@@ -47,6 +47,7 @@ class UserRegistry:
         self._database = database
         self._folder = Path(tempfile.mkdtemp(prefix="martlet-test-registry-"))
         self.host = f"127.0.0.1:{free_port()}"
+        self._will = LastWill(CONTROL, "purge", self._folder)
         self.start()
         self.username = (self._folder / "username").read_text().strip()
         self.password = (self._folder / "password").read_text().strip()
@@ -54,8 +55,7 @@ class UserRegistry:
 
     def close(self) -> None:
         self._database.execute("DELETE FROM docker_registry WHERE organization_id IS NULL AND host = :'host';", host=self.host)
-        self._control("purge")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        assert self._will.execute(CONTROL_SECONDS) == 0, f"the registry in {self._folder} cannot be removed"
 
     def start(self) -> None:
         self._control("start", "--port", self.host.partition(":")[2])
@@ -116,6 +116,6 @@ class UserRegistry:
 
     def _control(self, action: str, *arguments: str) -> None:
         done = subprocess.run(
-            [CONTROL, action, self._folder, *arguments], capture_output=True, text=True, timeout=CONTROL_SECONDS
+            dying_with_us(CONTROL, action, self._folder, *arguments), capture_output=True, text=True, timeout=CONTROL_SECONDS
         )
         assert done.returncode == 0, f"registry {action}: {done.stdout}{done.stderr}"

@@ -97,4 +97,14 @@ import Testing
         )
         #expect(Rclone.gist("") == "it said nothing")
     }
+
+    /// Once on, it stays on until there is clearly more room than when it came on.
+    @Test func theBrakeDoesNotFlutter() {
+        for (free, isOn, expected) in [
+            (49, false, true), (50, false, false), (74, false, false), (74, true, true), (75, true, false),
+            (0, true, true),
+        ] as [(Int64, Bool, Bool)] {
+            #expect(VolumeBrake.isNeeded(free: free, wanted: 100, isOn: isOn) == expected, "\(free) \(isOn)")
+        }
+    }
 }

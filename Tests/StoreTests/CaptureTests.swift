@@ -326,12 +326,66 @@ import Testing
             #expect(try await runner.captures.finish(job, made(job.snapshot)))
             try await database.withRunner("other") { other in
                 try await database.holdLease(of: other)
-                try await database.owner.execute(
-                    "UPDATE runner_lease SET expires_at = now() - interval '1 hour' WHERE runner_id = \(runner.id)"
-                )
+                try await lose(runner, database)
                 #expect(try await other.pool.query("SELECT reclaim_orphans(10)").count == 1)
                 let seen = try await find(one, database, tenant)
                 #expect(seen.state == .restoring && seen.image == made(job.snapshot).image.description)
+                let why = try await database.owner.queryFirst(
+                    "SELECT cause FROM event WHERE subject_id = \(one.id) AND kind = 'sandbox.reclaimed'"
+                )
+                #expect(try (why?["cause"] as String?)?.contains("from its backup") == true)
+            }
+        }
+    }
+
+    @Test func whatIsStoppedIsArchivedWhereItsBackupIsAllThatIsLost() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let newer = try await database.makeSandbox(of: tenant)
+            let bare = try await database.makeSandbox(of: tenant)
+            for sandbox in [newer, bare] { try await runner.report(sandbox.id, .started) }
+            #expect(try await request(.backup, newer, database, tenant))
+            try await capture(runner)
+            for sandbox in [one, newer, bare] { try await stop(sandbox, database, runner) }
+            #expect(try await request(.backup, one, database, tenant))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty, "its runner lives")
+                #expect(try await find(one, database, tenant).state == .stopped)
+                try await lose(runner, database)
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty, "there is nothing to do here")
+                let seen = try await find(one, database, tenant)
+                #expect(seen.state == .archived && seen.runnerID == nil)
+                #expect(seen.image == made(job.snapshot).image.description)
+                #expect(try await find(newer, database, tenant).state == .unknown, "it ran after its backup")
+                #expect(try await find(bare, database, tenant).state == .unknown)
+                let why = try await database.owner.queryFirst(
+                    "SELECT cause FROM event WHERE subject_id = \(one.id) AND new_state = 'archived' ORDER BY id LIMIT 1"
+                )
+                #expect(try (why?["cause"] as String?)?.contains("its backup of") == true)
+                #expect(try await change(.start, seen, database, tenant))
+                #expect(try await find(one, database, tenant).state == .restoring)
+                #expect(try await find(one, database, tenant).runnerID == other.id)
+                #expect(try await epoch(one, database) == 2)
+            }
+        }
+    }
+
+    @Test func anArchiveThatItsRunnerDidNotEndIsEnded() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await change(.archive, one, database, tenant))
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                try await lose(runner, database)
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                #expect(try await find(one, database, tenant).runnerID == runner.id, "its only copy is there")
+                try await runner.renewLease()
+                try await capture(runner)
+                try await lose(runner, database)
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                #expect(try await find(one, database, tenant).state == .archived)
             }
         }
     }
@@ -402,6 +456,13 @@ import Testing
     private func destroy(_ sandbox: SandboxRecord, _ database: TestDatabase, _ runner: TestRunner) async throws {
         try await database.owner.execute("UPDATE sandbox SET desired_state = 'destroyed' WHERE id = \(sandbox.id)")
         try await runner.release(sandbox.id)
+    }
+
+    /// Longer ago than any grace.
+    private func lose(_ runner: TestRunner, _ database: TestDatabase) async throws {
+        try await database.owner.execute(
+            "UPDATE runner_lease SET expires_at = now() - interval '1 hour' WHERE runner_id = \(runner.id)"
+        )
     }
 
     /// Does the one capture that waits.

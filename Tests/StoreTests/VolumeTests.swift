@@ -15,12 +15,13 @@ import Testing
         try await database.owner.queryFirst("SELECT state FROM volume WHERE id = \(id)")!["state"]
     }
 
-    private func expectRefusal(_ constraint: String, _ body: () async throws -> Void) async {
+    private func expectRefusal(_ constraint: String, naming words: String = "", _ body: () async throws -> Void) async {
         do {
             try await body()
             Issue.record("nothing was refused; \(constraint) should have been")
         } catch let error as PostgresError {
             #expect(error.constraint == constraint, "\(error)")
+            #expect(words.isEmpty || error.message.contains(words), "\(error)")
         } catch {
             Issue.record("\(error)")
         }
@@ -107,12 +108,60 @@ import Testing
         }
     }
 
-    private func insert(_ volume: SandboxVolume, _ database: TestDatabase, _ tenant: TestTenant) async throws
-        -> SandboxID
+    /// What has no S3 is given no sandbox with volumes: not new, not waiting, not taken over from others.
+    @Test func onlyRunnersThatMountVolumesGetThem() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let volume = SandboxVolume(volumeId: try await makeReady(in: database, of: tenant), mountPath: "/v")
+            try await database.withRunner("bare", mountsVolumes: false) { bare in
+                await expectRefusal("fits_a_runner", naming: "no runner of region test mounts volumes") {
+                    _ = try await insert(volume, database, tenant)
+                }
+                #expect(try await database.makeSandbox(of: tenant).runnerID == bare.id)
+                try await database.withRunner("mounting", cpu: 8) { mounting in
+                    await expectRefusal("fits_a_runner", naming: "an S3 for volumes") {
+                        _ = try await insert(volume, database, tenant, cpu: 9)
+                    }
+                    let placed = try await insert(volume, database, tenant, cpu: 8)
+                    #expect(try await runner(of: placed, database) == mounting.id)
+                    let waiting = try await insert(volume, database, tenant)
+                    #expect(try await runner(of: waiting, database) == nil)
+                    #expect(try await claim(bare) == [])
+                    try await database.holdLease(of: bare)
+                    try await database.owner.execute(
+                        "UPDATE runner_lease SET expires_at = now() - interval '1 hour' WHERE runner_id = \(mounting.id)"
+                    )
+                    #expect(try await bare.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                    try await mounting.renewLease()
+                    try await database.owner.execute(
+                        "UPDATE sandbox SET desired_state = 'destroyed' WHERE id = \(placed)"
+                    )
+                    try await mounting.release(placed)
+                    #expect(try await claim(mounting) == [waiting])
+                }
+            }
+        }
+    }
+
+    private func makeReady(in database: TestDatabase, of tenant: TestTenant) async throws -> VolumeID {
+        let id = try await make("data", in: database, of: tenant)
+        try await database.owner.execute("UPDATE volume SET state = 'ready' WHERE id = \(id)")
+        return id
+    }
+
+    private func runner(of sandbox: SandboxID, _ database: TestDatabase) async throws -> RunnerID? {
+        try await database.owner.queryFirst("SELECT runner_id FROM sandbox_placement WHERE sandbox_id = \(sandbox)")?[
+            "runner_id"
+        ]
+    }
+
+    private func insert(_ volume: SandboxVolume, _ database: TestDatabase, _ tenant: TestTenant, cpu: Int = 1)
+        async throws -> SandboxID
     {
         let snapshot = try await database.owner.snapshots.find("default", for: tenant.organization)!
         var new = NewSandbox(organizationID: tenant.organization, regionID: tenant.region, snapshot: snapshot)
         new.volumes = [volume]
+        new.cpu = cpu
         try await database.owner.sandboxes.insert(new, by: Actor("test"))
         let found = try await database.owner.sandboxes.find(new.id, in: tenant.organization)
         #expect(found?.volumes == [volume])
@@ -140,11 +189,19 @@ import Testing
         try await TestDatabase.with { database in
             let tenant = try await database.makeTenant()
             let id = try await make("data", in: database, of: tenant)
-            try await database.withRunner("a") { a in
-                try await database.withRunner("b") { b in
+            try await database.withRunner("a", mountsVolumes: false) { a in
+                try await database.withRunner("b", mountsVolumes: false) { b in
                     try await RunnerQueries(a.pool).reportMount(of: id, .mounted)
                     #expect(try await RunnerQueries(a.pool).mounts().map(\.volume) == [id])
                     #expect(try await RunnerQueries(b.pool).mounts().isEmpty)
+                    for (who, problem, expected) in [
+                        (b, "b's", nil), (a, "short", "short"), (a, "shorter", "short"), (b, nil, "short"),
+                        (a, nil, nil),
+                    ] as [(TestRunner, String?, String?)] {
+                        try await RunnerQueries(who.pool).noteMounts(problem: problem)
+                        let noted = try await database.owner.queryFirst("SELECT problem FROM volume_mount")
+                        #expect(try noted?["problem"] as String? == expected)
+                    }
                     #expect(try await b.pool.execute("DELETE FROM volume_mount") == 0)
                     await #expect(throws: PostgresError.self) { try await a.pool.query("SELECT * FROM volume") }
                     await #expect(throws: PostgresError.self) { try await a.pool.query("SELECT purge_volumes()") }

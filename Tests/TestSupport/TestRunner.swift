@@ -88,6 +88,7 @@ extension TestDatabase {
         gpu: Int32 = 0,
         gpuType: String? = nil,
         slots: Int32 = 1000,
+        mountsVolumes: Bool = true,
         _ body: (TestRunner) async throws -> Value
     ) async throws -> Value {
         let (id, login) = try await Bootstrap(owner).createRunner(named: name, region: region)
@@ -103,7 +104,8 @@ extension TestDatabase {
             _ = try await pool.query(
                 """
                 SELECT register_runner('test', 1, 'x86_64', '{}', \(cpu), \(memoryGib), \(diskGib), \(gpu), \(gpuType),
-                    \(slots), '127.0.0.1:1', \(String(repeating: "0", count: 64)), \([UInt8](repeating: 7, count: 32)), '{}')
+                    \(slots), '127.0.0.1:1', \(String(repeating: "0", count: 64)), \([UInt8](repeating: 7, count: 32)),
+                    jsonb_build_object('mountsVolumes', \(mountsVolumes)))
                 """
             )
             try await runner.renewLease()

@@ -26,8 +26,8 @@ struct RegistryRoutes: Sendable {
             },
             APIRoute(.get, "/docker-registry/registry-push-access", "get_transient_push_access", .key) { _ in
                 throw APIError.unsupported(
-                    "Martlet's own registry gives nobody a login to push with: push to a registry of yours, add it with "
-                        + "POST /docker-registry, and make a snapshot of the image"
+                    "Martlet's own registry gives nobody a login to push with. Push the image to a registry of yours, add that "
+                        + "with POST /docker-registry, and create a snapshot from the image with POST /snapshots (imageName)"
                 )
             },
         ]

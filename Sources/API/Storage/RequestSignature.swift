@@ -1,4 +1,5 @@
 import Crypto
+import Domain
 import FoundationEssentials
 import HTTPTypes
 
@@ -135,12 +136,5 @@ struct RequestSignature: Sendable {
         guard let match = text.wholeMatch(of: /(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z/) else { return nil }
         let t = match.output
         return try? Date("\(t.1)-\(t.2)-\(t.3)T\(t.4):\(t.5):\(t.6)Z", strategy: .iso8601)
-    }
-}
-
-extension Sequence<UInt8> {
-    var hexadecimal: String {
-        let digits = Array("0123456789abcdef".utf8)
-        return String(decoding: flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
     }
 }

@@ -39,19 +39,6 @@ package final class Destination: Sendable {
         let message = Array("v1:\(id):\(port):\(route.epoch):\(expires)".utf8)
         let code = HMAC<SHA256>.authenticationCode(for: message, using: ingressKey)
         return "CONNECT \(id):\(port) HTTP/1.1\r\nHost: \(id):\(port)\r\nX-Martlet-Epoch: \(route.epoch)\r\n"
-            + "Proxy-Authorization: Martlet v1.\(expires).\(Hexadecimal.text(code))\r\n\r\n"
-    }
-}
-
-/// Lower-case hexadecimal digits.
-enum Hexadecimal {
-    static func text(_ bytes: some Sequence<UInt8>) -> String {
-        var text = ""
-        for byte in bytes {
-            for digit in [byte >> 4, byte & 15] {
-                text.unicodeScalars.append(Unicode.Scalar(digit < 10 ? 48 + digit : 87 + digit))
-            }
-        }
-        return text
+            + "Proxy-Authorization: Martlet v1.\(expires).\(code.hexadecimal)\r\n\r\n"
     }
 }

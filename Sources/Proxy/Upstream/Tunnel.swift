@@ -1,5 +1,4 @@
 import Domain
-import FoundationEssentials
 import Logging
 import NIOCore
 import NIOSSL
@@ -207,9 +206,8 @@ final class Tunnel: ChannelDuplexHandler {
 
     /// The runner's message is passed on; which status the client gets is decided here.
     static func refusal(_ status: Int, _ body: ByteBuffer) -> ProxyRefusal {
-        struct Body: Decodable { var message: String }
-        let message = (try? JSONDecoder().decode(Body.self, from: Data(body.readableBytesView)))?.message
-        let text = message ?? "the runner refused the tunnel with status \(status)"
+        let text =
+            IngressConnector.reason(in: body.readableBytesView) ?? "the runner refused the tunnel with status \(status)"
         return switch status {
         case 404: .unavailable(text)
         case 409: ProxyRefusal(409, "CONFLICT", text)

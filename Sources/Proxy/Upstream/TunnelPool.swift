@@ -1,15 +1,13 @@
-import Crypto
 import Domain
-import FoundationEssentials
 import NIOCore
 import NIOPosix
-package import NIOSSL
 import Store
+import Tunnels
 
 /// The tunnels of one event loop: idle ones wait here, the latest used is taken first, so that the rest can go.
-package final class TunnelPool {
+final class TunnelPool {
     private let loop: any EventLoop
-    private let tls: NIOSSLContext
+    private let connector: IngressConnector
     private let local: LocalIngress?
     private let limits: ProxyLimits
     private let perSandboxLimit: Int
@@ -17,22 +15,12 @@ package final class TunnelPool {
     private var open: [SandboxID: Int] = [:]
 
     /// - Parameter share: how many pools divide the limit of tunnels to one sandbox.
-    init(loop: any EventLoop, tls: NIOSSLContext, local: LocalIngress?, limits: ProxyLimits, share: Int) {
+    init(loop: any EventLoop, connector: IngressConnector, local: LocalIngress?, limits: ProxyLimits, share: Int) {
         self.loop = loop
-        self.tls = tls
+        self.connector = connector
         self.local = local
         self.limits = limits
         perSandboxLimit = max(1, limits.tunnelsPerSandboxLimit / share)
-    }
-
-    /// The context for all tunnels; each of them pins its own certificate.
-    package static func tlsContext() throws -> NIOSSLContext {
-        var configuration = TLSConfiguration.makeClientConfiguration()
-        configuration.minimumTLSVersion = .tlsv13
-        configuration.trustRoots = .certificates([])
-        // Verification is on and is the pin alone: see `pinned(_:)`.
-        configuration.certificateVerification = .noHostnameVerification
-        return try NIOSSLContext(configuration: configuration)
     }
 
     /// An idle tunnel, or nil.
@@ -120,42 +108,27 @@ package final class TunnelPool {
         fingerprint: String,
         _ deadline: Scheduled<Void>
     ) {
-        let (tls, bound) = (tls, NIOLoopBound(tunnel, eventLoop: loop))
-        ClientBootstrap(group: loop)
-            .connectTimeout(limits.tunnelDeadline)
-            .channelOption(.allowRemoteHalfClosure, value: true)
-            .channelOption(.socketOption(.so_keepalive), value: 1)
-            .channelOption(.socketOption(.so_rcvbuf), value: .init(limits.tunnelReceiveBufferBytes))
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    let client = try NIOSSLClientHandler(
-                        context: tls,
-                        serverHostname: nil,
-                        customVerificationCallback: Self.pinned(fingerprint)
-                    )
-                    try channel.pipeline.syncOperations.addHandlers(client, bound.value)
-                    channel.closeFuture.whenComplete { _ in deadline.cancel() }
-                }
-            }
-            .connect(host: ingress.host, port: ingress.port)
-            .assumeIsolated()
-            .whenFailure { error in
+        connector.connect(
+            to: ingress,
+            fingerprint: fingerprint,
+            within: limits.tunnelDeadline,
+            on: loop,
+            receiveBufferBytes: limits.tunnelReceiveBufferBytes,
+            handler: tunnel
+        )
+        .assumeIsolated()
+        .whenComplete { result in
+            switch result {
+            case .success(let channel): channel.closeFuture.whenComplete { _ in deadline.cancel() }
+            case .failure(ChannelError.connectTimeout):
                 deadline.cancel()
-                if case ChannelError.connectTimeout = error {
-                    tunnel.refuse(.timeout("the runner at \(ingress.host):\(ingress.port) did not answer in time"))
-                } else {
-                    tunnel.refuse(
-                        .unavailable("the runner at \(ingress.host):\(ingress.port) cannot be reached; is it up?")
-                    )
-                }
+                tunnel.refuse(.timeout("the runner at \(ingress.host):\(ingress.port) did not answer in time"))
+            case .failure:
+                deadline.cancel()
+                tunnel.refuse(
+                    .unavailable("the runner at \(ingress.host):\(ingress.port) cannot be reached; is it up?")
+                )
             }
-    }
-
-    /// Accepts exactly the certificate with this SHA-256, whoever signed it.
-    package static func pinned(_ fingerprint: String) -> NIOSSLCustomVerificationCallback {
-        { certificates, verdict in
-            let actual = (try? certificates.first?.toDERBytes()).map { Hexadecimal.text(SHA256.hash(data: $0)) }
-            verdict.succeed(actual == fingerprint ? .certificateVerified : .failed)
         }
     }
 

@@ -22,7 +22,9 @@ struct Rclone: Sendable {
                 "\(Self.mountSeconds)s", "--cache-dir", folders.cache(of: volume), "--log-file",
                 folders.log(of: volume),
             ]
-            + ["--rc", "--rc-addr", "unix://\(folders.socket(of: volume))", "--devname", "martlet-\(volume)"] + flags
+            // Only root reaches the socket, by the mode of the folder; rclone wants a password, or this, before it forgets folders.
+            + ["--rc", "--rc-no-auth", "--rc-addr", "unix://\(folders.socket(of: volume))"]
+            + ["--devname", "martlet-\(volume)"] + flags
         try await run(arguments, within: .seconds(Self.mountSeconds + 10))
     }
 
@@ -33,8 +35,9 @@ struct Rclone: Sendable {
         "--vfs-fast-fingerprint", "--use-server-modtime",
         // What other hosts write is seen after this.
         "--dir-cache-time", "5s", "--attr-timeout", "1s", "--poll-interval", "0",
-        // An S3 that is away is an error soon; uploads are repeated whatever this says.
-        "--contimeout", "3s", "--timeout", "10s", "--low-level-retries", "1", "--retries", "1",
+        // An S3 that is away is an error soon; uploads are repeated whatever this says. But one that takes a large file slowly
+        // must have the time to say that it has it, or the upload would begin anew for ever.
+        "--contimeout", "3s", "--timeout", "30s", "--low-level-retries", "1", "--retries", "1",
         "--buffer-size", "4Mi", "--transfers", "8", "--log-level", "NOTICE", "--log-file-max-size", "5Mi",
         "--log-file-max-backups", "1",
     ]
@@ -102,16 +105,8 @@ struct Rclone: Sendable {
     @discardableResult
     private func run(_ arguments: [String], within limit: Duration) async throws -> String {
         let words = arguments + ["--config", folders.configuration]
-        return try await withThrowingTaskGroup(of: String.self) { group in
-            group.addTask { try await execute(words) }
-            group.addTask {
-                try await Task.sleep(for: limit)
-                throw RunnerError(.volume, "rclone \(arguments[0]) did not end within \(limit); it was killed")
-            }
-            defer { group.cancelAll() }
-            guard let output = try await group.next() else { throw CancellationError() }
-            return output
-        }
+        let late = RunnerError(.volume, "rclone \(arguments[0]) did not end within \(limit); it was killed")
+        return try await withDeadline(limit, orThrow: late) { try await execute(words) }
     }
 
     /// A name is looked up in the path, which a program given with its folder begins.

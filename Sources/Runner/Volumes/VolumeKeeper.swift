@@ -45,6 +45,7 @@ struct VolumeKeeper: Sendable {
         )
         await withDiscardingTaskGroup { group in
             group.addTask { await keepWorking(work) }
+            group.addTask { await VolumeBrake(parts: parts, host: host).run() }
             await controller.run()
             group.cancelAll()
         }

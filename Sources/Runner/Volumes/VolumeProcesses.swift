@@ -1,5 +1,6 @@
 import Domain
 import FoundationEssentials
+import Subprocess
 
 #if canImport(Glibc)
     import Glibc
@@ -11,6 +12,13 @@ enum VolumeProcesses {
     /// All processes that serve a mount point. Blocks for a few milliseconds.
     static func serving(_ mountPoint: String) -> [pid_t] {
         HostProcesses.find { isServing(mountPoint, arguments: $0) }
+    }
+
+    /// Those of all volumes.
+    static func serving(_ folders: VolumeFolders) -> [pid_t] {
+        HostProcesses.find { words in
+            words.contains { folders.volume(mountedAt: $0) != nil && isServing($0, arguments: words) }
+        }
     }
 
     /// `rclone mount …`, with the mount point as a word of its own.
@@ -37,5 +45,24 @@ enum VolumeProcesses {
             if ContinuousClock.now >= deadline { return false }
             try await Task.sleep(for: .milliseconds(50))
         }
+    }
+
+    /// How large a file may be that the process writes; nil for as large as it likes. What is larger already stays.
+    static func limitFiles(of pid: pid_t, to bytes: Int?) async throws {
+        // The soft limit only: the hard one can be raised by nobody but root with all its capabilities.
+        let limit = bytes.map { "\($0)" } ?? "unlimited"
+        let result = try await Subprocess.run(
+            .name("prlimit"),
+            arguments: ["--pid", "\(pid)", "--fsize=\(limit):"],
+            environment: .custom(["PATH": "/usr/sbin:/usr/bin:/sbin:/bin"]),
+            input: .none,
+            output: .discarded,
+            error: .string(limit: 4096)
+        )
+        if result.terminationStatus.isSuccess || kill(pid, 0) != 0 { return }
+        throw RunnerError(
+            .volume,
+            "prlimit (of util-linux) cannot limit the files of process \(pid): \(result.standardError)"
+        )
     }
 }

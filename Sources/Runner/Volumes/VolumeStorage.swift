@@ -14,7 +14,8 @@ package struct VolumeStorage: Sendable, Hashable {
     package var rclone: String
     /// What a volume's cache on this host is kept below. What is not in S3 yet is never thrown away, so it may grow past it.
     package var cacheLimitBytes: Int64 = 10 << 30
-    /// Caches shrink while the disk that they are on has less than this.
+    /// Caches shrink while the disk that they are on has less than this, and grow no more while it has less than half: see
+    /// ``VolumeBrake``.
     package var freeBytesWanted: Int64 = 2 << 30
 
     package init(endpoint: String, accessKey: String, secretKey: String, rclone: String) {

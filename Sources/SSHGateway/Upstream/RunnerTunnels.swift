@@ -1,9 +1,7 @@
 import Domain
-import FoundationEssentials
 import Glibc
 import NIOCore
 import NIOPosix
-import NIOSSL
 import Proxy
 import Store
 import Tunnels
@@ -12,13 +10,13 @@ import Tunnels
 /// then CONNECT. libssh wants a socket, so each tunnel ends in one half of a socket pair.
 struct RunnerTunnels: Sendable {
     let group: any EventLoopGroup
-    let tls: NIOSSLContext
+    let connector: IngressConnector
     let limits: GatewayLimits
 
     init(group: any EventLoopGroup, limits: GatewayLimits) throws {
         self.group = group
         self.limits = limits
-        tls = try TunnelPool.tlsContext()
+        connector = try IngressConnector()
     }
 
     /// A socket whose other end is 127.0.0.1:`port` in the sandbox.
@@ -44,33 +42,23 @@ struct RunnerTunnels: Sendable {
         _ ingress: (host: String, port: Int),
         port: Int
     ) -> EventLoopFuture<Void> {
-        let (loop, tls, deadline) = (group.next(), tls, TimeAmount(limits.tunnelDeadline))
+        let (loop, connector, deadline) = (group.next(), connector, TimeAmount(limits.tunnelDeadline))
         let opened = loop.makePromise(of: Void.self)
         loop.execute {
             let opening = TunnelOpening(destination, port: port, for: socket, opened: opened)
-            let bound = NIOLoopBound(opening, eventLoop: loop)
             let patience = loop.assumeIsolated().scheduleTask(in: deadline) {
                 opening.fail("the sandbox's runner did not answer in time; try again")
             }
             opened.futureResult.whenComplete { _ in patience.cancel() }
-            let fingerprint = destination.route.tlsFingerprint
-            ClientBootstrap(group: loop)
-                .connectTimeout(deadline)
-                .channelOption(.allowRemoteHalfClosure, value: true)
-                .channelOption(.socketOption(.so_keepalive), value: 1)
-                .channelInitializer { channel in
-                    channel.eventLoop.makeCompletedFuture {
-                        let client = try NIOSSLClientHandler(
-                            context: tls,
-                            serverHostname: nil,
-                            customVerificationCallback: TunnelPool.pinned(fingerprint)
-                        )
-                        try channel.pipeline.syncOperations.addHandlers(client, bound.value)
-                    }
-                }
-                .connect(host: ingress.host, port: ingress.port)
-                .assumeIsolated()
-                .whenFailure { _ in opening.fail("the sandbox's runner cannot be reached; try again in a minute") }
+            connector.connect(
+                to: ingress,
+                fingerprint: destination.route.tlsFingerprint,
+                within: deadline,
+                on: loop,
+                handler: opening
+            )
+            .assumeIsolated()
+            .whenFailure { _ in opening.fail("the sandbox's runner cannot be reached; try again in a minute") }
         }
         return opened.futureResult
     }
@@ -172,12 +160,11 @@ private final class TunnelOpening: ChannelDuplexHandler, RemovableChannelHandler
 
     /// Passes on why, as the runner says it.
     private func refuse() {
-        struct Body: Decodable { var message: String }
-        let body = received.readableBytesView.firstRange(of: Array("\r\n\r\n".utf8)).map {
-            received.readableBytesView[$0.upperBound...]
-        }
-        let message = body.flatMap { try? JSONDecoder().decode(Body.self, from: Data($0)) }?.message
-        fail(message ?? "the sandbox's runner refused the connection; try again in a moment")
+        let end = received.readableBytesView.firstRange(of: Array("\r\n\r\n".utf8))?.upperBound
+        fail(
+            end.flatMap { IngressConnector.reason(in: received.readableBytesView[$0...]) }
+                ?? "the sandbox's runner refused the connection; try again in a moment"
+        )
     }
 
     private func join(_ context: ChannelHandlerContext) {

@@ -1,4 +1,5 @@
 import Crypto
+import Domain
 import FoundationEssentials
 package import Logging
 package import Postgres
@@ -38,10 +39,7 @@ package struct Migrator: Sendable {
             return Migration(
                 name: String(name.dropLast(4)),
                 script: String(decoding: data, as: UTF8.self),
-                sha256: SHA256.hash(data: data).map { byte in
-                    let digits = String(byte, radix: 16)
-                    return byte < 16 ? "0" + digits : digits
-                }.joined()
+                sha256: SHA256.hash(data: data).hexadecimal
             )
         }
         let numbers = migrations.map { $0.name.prefix(4) }

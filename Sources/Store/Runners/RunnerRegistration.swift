@@ -54,7 +54,7 @@ package struct EngineReport: Sendable, Hashable, Codable {
     package var enforcesDiskQuota = false
     /// Whether the quota of a container that exists can be changed; where not, a resize of the disk is refused.
     package var changesDiskQuota = false
-    /// Whether it has an S3 to mount volumes from.
+    /// Whether it has an S3 to mount volumes from; only then is it given sandboxes with volumes.
     package var mountsVolumes = false
     /// What is not as it should be, in words.
     package var warnings: [String] = []

@@ -87,6 +87,16 @@ extension RunnerQueries {
         )
     }
 
+    /// Says what is wrong with all mounts of this runner that work otherwise; nil when it is over.
+    package func noteMounts(problem: String?) async throws {
+        try await client.execute(
+            """
+            UPDATE volume_mount SET problem = \(problem)
+            WHERE runner_id = current_runner() AND state <> 'error' AND (problem IS NULL) <> (\(problem)::text IS NULL)
+            """
+        )
+    }
+
     /// Nothing of the volume is left on this host.
     package func forgetMount(of volume: VolumeID) async throws {
         try await client.execute(

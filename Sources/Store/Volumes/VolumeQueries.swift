@@ -70,8 +70,7 @@ package struct VolumeQueries: Sendable {
 
     /// Whether any runner mounts volumes.
     package func areOffered() async throws -> Bool {
-        try await client.queryFirst("SELECT FROM runner_status WHERE (engine->>'mountsVolumes')::boolean LIMIT 1")
-            != nil
+        try await client.queryFirst("SELECT FROM runner_status WHERE mounts_volumes LIMIT 1") != nil
     }
 
     /// Forgets volumes that ended long ago; returns how many.

@@ -18,8 +18,8 @@ from Rig.sandboxes import BUSYBOX, Client, Sandboxes, add_snapshot
 from Rig.stack import Stack
 from Rig.waiting import deadline
 
-DEFAULT_DEADLINE_SECONDS = 60
-FIXTURE_DEADLINE_SECONDS = 180
+DEFAULT_DEADLINE_SECONDS = 180
+FIXTURE_DEADLINE_SECONDS = 300
 BUSYBOX_IMAGE = "martlet/busybox:test"
 
 

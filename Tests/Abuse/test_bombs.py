@@ -16,7 +16,7 @@ from Rig.stack import Stack
 from Rig.waiting import eventually
 
 # Generous, because this machine may have two cores and other work: the point is that the neighbour goes on.
-NEIGHBOUR_SECONDS = 5.0
+NEIGHBOUR_SECONDS = 10.0
 
 
 class Neighbour:
@@ -80,7 +80,7 @@ def in_view(box: Any, database: Database, *words: str) -> None:
         causes = database.rows("SELECT cause FROM reached_limits WHERE id = :'id'", id=box.id)
         return any(all(word in each["cause"] for word in words) for each in causes)
 
-    eventually(named, 40, f"the view reached_limits to say {words}")
+    eventually(named, 90, f"the view reached_limits to say {words}")
 
 
 def revive(box: Any) -> None:
@@ -98,10 +98,10 @@ def revive(box: Any) -> None:
             return
     box.stop(force=True)
     box.start()
-    assert works(), "it does not work even after stop and start"
+    eventually(works, 30, "it to work after stop and start")
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_fork_bomb(bomber: Any, victim: Any, engine: Engine, database: Database) -> None:
     inspected = engine.container(bomber.id)
     limit, init = inspected["HostConfig"]["PidsLimit"], inspected["State"]["Pid"]
@@ -130,7 +130,7 @@ def test_fork_bomb(bomber: Any, victim: Any, engine: Engine, database: Database)
     revive(bomber)
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_memory_bomb(bomber: Any, victim: Any, engine: Engine, database: Database) -> None:
     daemon = daemon_of(engine.container(bomber.id)["State"]["Pid"])
     with Neighbour(victim) as neighbour:
@@ -149,7 +149,7 @@ def test_memory_bomb(bomber: Any, victim: Any, engine: Engine, database: Databas
         print("the daemon survived:", daemon == daemon_of(engine.container(bomber.id)["State"]["Pid"]))
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_memory_bomb_in_shared_memory(bomber: Any, victim: Any, database: Database) -> None:
     """tmpfs counts as the sandbox's memory, and /dev/shm is small."""
     with Neighbour(victim) as neighbour:
@@ -162,7 +162,7 @@ def test_memory_bomb_in_shared_memory(bomber: Any, victim: Any, database: Databa
     revive(bomber)
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(300)
 def test_disk_filler(sandboxes: Sandboxes, database: Database, victim: Any, engine: Engine) -> None:
     name = "martlet-test-small-disk"
     image = engine.container(victim.id)["Config"]["Image"]
@@ -188,7 +188,7 @@ def test_disk_filler(sandboxes: Sandboxes, database: Database, victim: Any, engi
     database.execute("DELETE FROM snapshot WHERE name = :'name'", name=name)
 
 
-@pytest.mark.deadline(90)
+@pytest.mark.deadline(300)
 def test_a_flood_of_output_stays_out_of_the_hosts_disk(
     sandboxes: Sandboxes, busybox: str, database: Database, victim: Any, engine: Engine
 ) -> None:
@@ -211,14 +211,14 @@ def test_a_flood_of_output_stays_out_of_the_hosts_disk(
     database.execute("DELETE FROM snapshot WHERE name = :'name'", name=name)
 
 
-@pytest.mark.deadline(60)
+@pytest.mark.deadline(300)
 def test_spinning_on_all_cores(bomber: Any, victim: Any) -> None:
     with Neighbour(victim) as neighbour:
-        bomber.process.exec("for n in 1 2 3 4 5 6 7 8; do timeout 5 sh -c 'while :; do :; done' & done; wait", timeout=20)
+        bomber.process.exec("for n in 1 2 3 4 5 6 7 8; do timeout 5 sh -c 'while :; do :; done' & done; wait", timeout=60)
     neighbour.check()
 
 
-@pytest.mark.deadline(90)
+@pytest.mark.deadline(300)
 def test_a_daemon_that_is_killed_for_ever(rooted: Any, engine: Engine) -> None:
     """Row H13: root in the sandbox kills our daemon, again and again. The sandbox is his to break, but the state must not lie.
 
@@ -246,7 +246,7 @@ def test_a_daemon_that_is_killed_for_ever(rooted: Any, engine: Engine) -> None:
 
     for _ in range(3):
         assert not kill()
-        eventually(honest, 30, "the sandbox to work again, or to say why it does not")
+        eventually(honest, 60, "the sandbox to work again, or to say why it does not")
     assert engine.container(rooted.id)["State"]["Pid"] == before, "the sandbox itself has lived on"
     eventually(kill, 60, "so many kills to end the sandbox")
-    eventually(honest, 30, "the sandbox to work again, or to say why it does not")
+    eventually(honest, 60, "the sandbox to work again, or to say why it does not")

@@ -51,7 +51,7 @@ def test_config_is_public_and_whole(environment: Environment) -> None:
 )
 def test_nobody_gets_nothing(environment: Environment, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
-    with httpx.Client(base_url=environment.api_url, headers=headers) as nobody:
+    with httpx.Client(base_url=environment.api_url, headers=headers, timeout=60) as nobody:
         for method, path in (("GET", "/sandbox"), ("POST", "/sandbox"), ("GET", "/api-keys"), ("GET", "/sandbox/x")):
             answer = nobody.request(method, path, json={} if method == "POST" else None)
             if len(header or "") > 8000:
@@ -89,15 +89,15 @@ def test_a_key_from_birth_to_death(generated: ApiClient, environment: Environmen
         check_error(api.post("/api-keys", json={"name": name, "permissions": []}), 409, name)
         keys.delete_api_key(name)
         check_error(holder.get(f"/sandbox/{small.id}"), 401)
-        # A revoked key leaves the proxy's cache at once, open connection or not.
-        eventually(lambda: toolbox.get("/version").status_code == 401, 5, "the proxy to forget the revoked key")
+        # A revoked key leaves the proxy's cache at once, open connection or not; by its age alone it would after a minute.
+        eventually(lambda: toolbox.get("/version").status_code == 401, 20, "the proxy to forget the revoked key")
     check_error(api.get(f"/api-keys/{name}"), 404)
     check_error(api.delete(f"/api-keys/{name}"), 404)
 
 
 def test_a_key_expires(generated: ApiClient, environment: Environment, small: Any) -> None:
     name = f"key-{secrets.token_hex(4)}"
-    soon = datetime.now(timezone.utc) + timedelta(seconds=3)
+    soon = datetime.now(timezone.utc) + timedelta(seconds=8)
     made = ApiKeysApi(generated).create_api_key(CreateApiKey(name=name, permissions=[], expires_at=soon))
     with wire.client(environment.api_url, made.value) as holder:
         toolbox = wire.client(f"{small.toolbox_proxy_url}/{small.id}", made.value)
@@ -162,6 +162,6 @@ def test_an_unknown_upgrade_is_refused_at_once(environment: Environment) -> None
     answer = httpx.get(
         f"{environment.api_url}/socket.io/?EIO=4&transport=websocket",
         headers={"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-                 "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
+                 "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}, timeout=30,
     )  # fmt: skip
-    assert answer.status_code in (101, 404) and time.monotonic() - begun < 2
+    assert answer.status_code in (101, 404) and time.monotonic() - begun < 5

@@ -21,7 +21,7 @@ from Rig.waiting import eventually
 from Rig.wire import check_error
 
 # What a test waits for at most; each is a matter of a second or two on an idle machine.
-DONE_SECONDS = 40
+DONE_SECONDS = 100
 
 # Links, modes, holes, odd names; what was in the image is changed, linked, replaced and removed.
 MESS = r"""
@@ -80,7 +80,7 @@ def snapshot_settled(api: httpx.Client, name: str, within: float = DONE_SECONDS)
     return eventually(look, within, "the snapshot to be settled")  # type: ignore[return-value]
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_a_snapshot_of_a_sandbox_has_all_of_its_files(
     client: Client, sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, names: list[str]
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_snapshot_of_a_sandbox_has_all_of_its_files(
     sandboxes.remove([made.id, other.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_an_archived_sandbox_comes_back_as_it_was(
     sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
 ) -> None:
@@ -133,7 +133,7 @@ def test_an_archived_sandbox_comes_back_as_it_was(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_forks_go_on_from_where_their_parent_is(
     client: Client, sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client
 ) -> None:
@@ -143,7 +143,7 @@ def test_forks_go_on_from_where_their_parent_is(
     counter = made.process.exec(
         "setsid sh -c 'cd /root; i=0; while :; do i=$((i+1)); for f in first second; do echo $i > n; mv n $f; done; done' >/dev/null 2>&1 & echo $!"
     ).result.strip()
-    eventually(lambda: made.process.exec("cat /root/second").result.strip(), 10, "the counting to begin")
+    eventually(lambda: made.process.exec("cat /root/second 2>/dev/null").result.strip(), 60, "the counting to begin")
     box = client.wait(client.sdk.get(made.id))
     child = client.wait(box.fork(name=f"child-of-{made.id}"))
     assert child.state == SandboxState.STARTED and child.name == f"child-of-{made.id}"
@@ -169,7 +169,7 @@ def test_forks_go_on_from_where_their_parent_is(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_children_that_are_asked_for_at_once_share_the_work(
     sandboxes: Sandboxes, busybox: str, database: Database, engine: Engine
 ) -> None:
@@ -184,7 +184,7 @@ def test_children_that_are_asked_for_at_once_share_the_work(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_volumes_are_no_part_of_it(
     sandboxes: Sandboxes, busybox: str, api: httpx.Client, names: list[str]
 ) -> None:
@@ -248,7 +248,7 @@ def test_what_somebody_has_paused_goes_on(sandboxes: Sandboxes, busybox: str, en
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
     container = engine.container(made.id)
     assert engine.request("POST", f"/containers/{container['Id']}/pause").status_code == 204
-    eventually(lambda: not engine.container(made.id)["State"]["Paused"], 20, "the sandbox to go on")
+    eventually(lambda: not engine.container(made.id)["State"]["Paused"], 60, "the sandbox to go on")
     assert engine.container(made.id)["State"]["StartedAt"] == container["State"]["StartedAt"]
     assert made.process.exec("echo on").result == "on\n"
     sandboxes.remove([made.id])
@@ -280,7 +280,7 @@ def test_files_that_are_too_large_are_named(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_a_runner_killed_while_capturing_loses_nothing(
     sandboxes: Sandboxes, busybox: str, api: httpx.Client, database: Database, engine: Engine, environment: Environment,
     stack: Stack, names: list[str],
@@ -309,7 +309,7 @@ def test_a_runner_killed_while_capturing_loses_nothing(
     stack.start("runner")
     assert snapshot_settled(api, names[0], within=90)["state"] == "active"
     assert reaches(api, made, "started")
-    assert not engine.container(made.id)["State"]["Paused"]
+    eventually(lambda: not engine.container(made.id)["State"]["Paused"], 60, "the sandbox to go on")
     check_same(before, tree_of(made, engine))
     other = sandboxes.create(snapshot=names[0], auto_stop_interval=0)
     check_same(before, tree_of(other, engine))
@@ -319,7 +319,7 @@ def test_a_runner_killed_while_capturing_loses_nothing(
     sandboxes.remove([made.id, other.id])
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_our_registry_may_be_away_for_a_while(
     sandboxes: Sandboxes, busybox: str, api: httpx.Client, engine: Engine, database: Database, stack: Stack
 ) -> None:
@@ -345,7 +345,7 @@ def test_our_registry_may_be_away_for_a_while(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_a_backup_that_is_gone_is_told(sandboxes: Sandboxes, busybox: str, api: httpx.Client, database: Database) -> None:
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
     made.stop(force=True)
@@ -363,7 +363,7 @@ def test_a_backup_that_is_gone_is_told(sandboxes: Sandboxes, busybox: str, api: 
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_a_container_that_is_lost_comes_back_from_its_backup(
     sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client
 ) -> None:
@@ -375,15 +375,17 @@ def test_a_container_that_is_lost_comes_back_from_its_backup(
     assert engine.request("DELETE", f"/containers/{lost}", force="true").status_code == 204
 
     def is_another() -> bool:
-        found = [each["Id"] for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
-        return found not in ([], [lost]) and state(api, made)["state"] == "started"
+        found = [each for each in engine.sandboxes() if each["Labels"]["martlet.sandbox"] == made.id]
+        # While it is made its row may say still what it said of the lost one; before it runs that is over.
+        is_running = [each["State"] for each in found] == ["running"] and found[0]["Id"] != lost
+        return is_running and state(api, made)["state"] == "started"
 
     eventually(is_another, DONE_SECONDS, "another container")
     assert made.process.exec("cat /root/kept").result == "kept\n"
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_what_has_no_container_is_not_archived_for_an_hour(
     sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
 ) -> None:
@@ -399,7 +401,7 @@ def test_what_has_no_container_is_not_archived_for_an_hour(
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_what_lies_beside_the_sandboxes_own_files_is_not_archived_away(
     sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
 ) -> None:

@@ -20,6 +20,7 @@ from daytona import (
 from Rig import wire
 from Rig.environment import Environment
 from Rig.sandboxes import Client, Sandboxes
+from Rig.waiting import eventually
 from Rig.wire import check_error
 
 
@@ -69,7 +70,7 @@ def test_a_timeout_ends_the_code(client: Client, box: Any, toolbox: httpx.Client
     with pytest.raises(Exception) as raised:
         client.wait(box.process.code_run("while True: pass", timeout=1))
     assert getattr(raised.value, "status", None) == 408
-    assert client.wait(box.process.exec("pgrep -c python3 || true")).result.strip() == "0"
+    eventually(lambda: client.wait(box.process.exec("pgrep -c python3 || true")).result.strip() == "0", 20, "the code to be gone")
 
 
 def test_javascript_and_typescript(script_box: Any) -> None:

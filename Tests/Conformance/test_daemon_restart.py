@@ -27,10 +27,11 @@ from Rig.engine import Engine
 from Rig.environment import Environment
 from Rig.processes import daemon_of, inside
 from Rig.sandboxes import BUSYBOX, Client, Sandboxes
+from Rig.terminals import create_terminal
 from Rig.waiting import eventually
 from Rig.wire import check_error
 
-BACK_SECONDS = 10
+BACK_SECONDS = 45
 WORDS = "daemon was restarted"
 
 
@@ -57,6 +58,12 @@ def names(init: int) -> list[str]:
     return sorted(each.name for each in inside(init))
 
 
+@pytest.fixture(scope="module")
+def at_rest(fragile: Any, engine: Engine) -> list[str]:
+    """What runs in it while nobody wants anything."""
+    return names(int(engine.container(fragile.id)["State"]["Pid"]))
+
+
 def kill_and_wait(sandbox: Any, kill: Callable[[], object]) -> None:
     """Kills the daemon, and waits until a command runs."""
     begun = time.monotonic()
@@ -72,10 +79,11 @@ def kill_and_wait(sandbox: Any, kill: Callable[[], object]) -> None:
     print(f"usable again {time.monotonic() - begun:.3f} s after the kill")
 
 
-def test_sessions_of_the_old_daemon_end_with_words(client: Client, fragile: Any, init: int, toolbox: httpx.Client) -> None:
+def test_sessions_of_the_old_daemon_end_with_words(
+    client: Client, fragile: Any, init: int, at_rest: list[str], toolbox: httpx.Client
+) -> None:
     box = client.wait(client.sdk.get(fragile.id))
     process, interpreter = box.process, box.code_interpreter
-    before = names(init)
     name = f"old-{uuid.uuid4().hex[:8]}"
     client.wait(process.create_session(name))
     client.wait(process.execute_session_command(name, SessionExecuteRequest(command="setsid sleep 7531 & (setsid sleep 7532 &)")))
@@ -92,10 +100,10 @@ def test_sessions_of_the_old_daemon_end_with_words(client: Client, fragile: Any,
     assert daemon_of(init) != daemon, "another daemon, in the same run of the sandbox"
 
     def is_as_before() -> bool:
-        assert names(init) == before, names(init)
+        assert names(init) == at_rest, names(init)
         return True
 
-    eventually(is_as_before, 5, "nothing of the old daemon to run")
+    eventually(is_as_before, 30, "nothing of the old daemon to run")
     fragile.refresh_data()
     assert fragile.state.value == "started"
     assert client.wait(process.exec("echo $KEPT")).result == "as it was\n"
@@ -128,7 +136,7 @@ def test_calls_and_sockets_that_were_open_end_soon(sync_client: Client, fragile:
     request = SessionExecuteRequest(command="while sleep 0.1; do echo tick; done", run_async=True)
     command = process.execute_session_command("follows", request).cmd_id
     ticks: list[str] = []
-    terminal = process.create_pty_session(f"pty-{uuid.uuid4().hex[:8]}")
+    terminal = create_terminal(process, f"pty-{uuid.uuid4().hex[:8]}")
 
     def follow() -> None:
         asyncio.run(process.get_session_command_logs_async("follows", command, ticks.append, lambda _: None))
@@ -141,8 +149,8 @@ def test_calls_and_sockets_that_were_open_end_soon(sync_client: Client, fragile:
         commanded = workers.submit(process.exec, "sleep 600", timeout=600)
         followed, interpreted = workers.submit(follow), workers.submit(interpret)
         watched = workers.submit(lambda: list(terminal))
-        eventually(lambda: ticks and begun.is_set(), 20, "all to be under way")
-        eventually(lambda: any(each.name == "sleep" for each in inside(init)), 20, "the command to run")
+        eventually(lambda: ticks and begun.is_set(), 60, "all to be under way")
+        eventually(lambda: any(each.name == "sleep" for each in inside(init)), 60, "the command to run")
         kill_and_wait(fragile, lambda: os.kill(daemon_of(init), signal.SIGKILL))
         assert isinstance(commanded.exception(BACK_SECONDS), DaytonaError)
         assert isinstance(interpreted.exception(BACK_SECONDS), DaytonaError)
@@ -211,12 +219,12 @@ def test_the_entrypoint_runs_again_if_it_ran(served: Any, engine: Engine) -> Non
     def code(box: Any) -> int | None:
         return box.process.get_entrypoint_session().commands[0].exit_code
 
-    eventually(lambda: code(job) == 3, 20, "the job to end")
-    eventually(lambda: server.process.get_entrypoint_logs().stdout == "serving\n", 20, "the server to begin")
+    eventually(lambda: code(job) == 3, 60, "the job to end")
+    eventually(lambda: server.process.get_entrypoint_logs().stdout == "serving\n", 60, "the server to begin")
     for box in served:
         init = engine.container(box.id)["State"]["Pid"]
         kill_and_wait(box, lambda: os.kill(daemon_of(init), signal.SIGKILL))
-    eventually(lambda: server.process.get_entrypoint_logs().stdout == "serving\n", 20, "the server to begin again")
+    eventually(lambda: server.process.get_entrypoint_logs().stdout == "serving\n", 60, "the server to begin again")
     assert "it runs again" in server.process.get_entrypoint_logs().stderr and code(server) is None
     assert code(job) == 3, "what had ended is not run a second time"
     assert "was lost" in job.process.get_entrypoint_logs().stderr and job.process.get_entrypoint_logs().stdout == ""

@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from daytona import DaytonaBadRequestError, DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError
+from daytona import (
+    DaytonaBadRequestError, DaytonaConnectionTimeoutError, DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError,
+)
 
 from Rig import wire
 from Rig.engine import Engine
@@ -88,6 +90,22 @@ def processes(client: Client, box: Any, mark: str) -> int:
     return int(client.wait(box.process.exec(f"pgrep -fc 'sleep {mark[:-1]}[{mark[-1]}]' || true")).result)
 
 
+def expiry(client: Client, box: Any, command: str) -> Exception:
+    """What is told of a command that may take a second. The SDK itself gives up five seconds later, so a busy machine may need
+    another try."""
+    for _ in range(5):
+        begun = time.monotonic()
+        try:
+            client.wait(box.process.exec(command, timeout=1))
+        except DaytonaProcessExecutionTimeoutError as error:
+            assert time.monotonic() - begun > 0.9
+            return error
+        except DaytonaConnectionTimeoutError:
+            continue
+        raise AssertionError(f"{command!r} was not ended by its time-out")
+    raise AssertionError(f"{command!r} was not answered within six seconds")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -101,22 +119,18 @@ def processes(client: Client, box: Any, mark: str) -> int:
 )
 def test_a_timeout_ends_everything_that_was_started(client: Client, box: Any, command: str) -> None:
     mark = f"98{abs(hash((client.flavor, command))) % 10**6:06}"
-    begun = time.monotonic()
-    with pytest.raises(DaytonaProcessExecutionTimeoutError) as raised:
-        client.wait(box.process.exec(command.format(mark=mark), timeout=1))
-    took = time.monotonic() - begun
-    assert 0.9 < took < 5.5, f"{took:.1f} s"
-    assert isinstance(raised.value, DaytonaTimeoutError)
-    assert (raised.value.status_code, raised.value.code, raised.value.source) == (
+    error = expiry(client, box, command.format(mark=mark))
+    assert isinstance(error, DaytonaTimeoutError)
+    assert (error.status_code, error.code, error.source) == (
         408, "PROCESS_EXECUTION_TIMEOUT", "DAYTONA_DAEMON",
     )  # fmt: skip
-    eventually(lambda: processes(client, box, mark) == 0, 5, f"no process of {command!r} to be left")
+    eventually(lambda: processes(client, box, mark) == 0, 30, f"no process of {command!r} to be left")
 
 
 def test_a_background_process_without_the_pipes_lives_on(client: Client, box: Any) -> None:
     begun = time.monotonic()
     done = client.wait(box.process.exec("sleep 7654 >/dev/null 2>&1 </dev/null & echo started"))
-    assert done.result == "started\n" and time.monotonic() - begun < 5
+    assert done.result == "started\n" and time.monotonic() - begun < 20
     assert client.wait(box.process.exec("pkill -f 'sleep 765[4]'; echo $?")).result == "0\n"
 
 
@@ -124,7 +138,7 @@ def test_a_client_that_leaves_does_not_leave_a_process(client: Client, box: Any,
     """Whoever hangs up cannot read the result; the group is ended, or ends by its own time-out."""
     with pytest.raises(httpx.ReadTimeout):
         toolbox.post("/process/execute", json={"command": "sleep 4321", "timeout": 5}, timeout=1)
-    eventually(lambda: processes(client, box, "4321") == 0, 12, "the abandoned command to end")
+    eventually(lambda: processes(client, box, "4321") == 0, 40, "the abandoned command to end")
 
 
 @pytest.mark.deadline(120)

@@ -90,7 +90,7 @@ def server(shared: Any) -> Repositories:
         f"nohup sh -c 'tail -f /dev/null | python3 {home}/git_server.py {made.root} > {home}/port' >/dev/null 2>&1 &",
         env={"GIT_SERVER_USER": USER, "GIT_SERVER_PASSWORD": PASSWORD},
     )
-    eventually(lambda: made.shell(f"cat {home}/port 2>/dev/null || true").endswith("\n"), 20, "the git server to listen")
+    eventually(lambda: made.shell(f"cat {home}/port 2>/dev/null || true").endswith("\n"), 60, "the git server to listen")
     made.port = int(made.shell(f"cat {home}/port").split()[1])
     return made
 
@@ -183,11 +183,17 @@ def test_credentials_never_stand_in_the_list_of_processes(
     server.shell("rm -f seen stop")
     client.wait(box.fs.upload_file(PROCESS_WATCH.encode(), "watch.py"))
     server.shell("nohup python3 watch.py seen stop >/dev/null 2>&1 </dev/null &")
-    eventually(lambda: server.shell("ls seen 2>/dev/null || true") != "", 10, "the watch to begin")
-    for _ in range(3):
-        client.wait(box.git.clone(server.url("private", work.name), new_path(), username=USER, password=PASSWORD))
+    eventually(lambda: server.shell("ls seen 2>/dev/null || true") != "", 30, "the watch to begin")
+
+    def is_seen() -> bool:
+        """The watch looks now and then, and may miss a clone that is quick."""
+        for _ in range(3):
+            client.wait(box.git.clone(server.url("private", work.name), new_path(), username=USER, password=PASSWORD))
+        return "clone" in server.shell("cat seen")
+
+    eventually(is_seen, 60, "a clone in the list of processes")
     server.shell("touch stop")
-    eventually(lambda: "the end" in server.shell("cat seen"), 10, "the watch to end")
+    eventually(lambda: "the end" in server.shell("cat seen"), 30, "the watch to end")
     seen = server.shell("cat seen")
     assert "clone" in seen and "s3cr" not in seen, seen
 
@@ -505,5 +511,5 @@ def test_a_client_that_leaves_ends_git(work: Work, server: Repositories, toolbox
     path = new_path()
     with pytest.raises(httpx.ReadTimeout):
         toolbox.post("/git/clone", json={"url": server.url("stalled", work.name), "path": path}, timeout=1)
-    eventually(lambda: server.shell("pgrep -fc 'stalle[d]/' || true") == "0\n", 15, "git to end")
-    eventually(lambda: server.shell(f"ls -d {path} 2>/dev/null || true") == "", 5, "half a clone to be removed")
+    eventually(lambda: server.shell("pgrep -fc 'stalle[d]/' || true") == "0\n", 45, "git to end")
+    eventually(lambda: server.shell(f"ls -d {path} 2>/dev/null || true") == "", 30, "half a clone to be removed")

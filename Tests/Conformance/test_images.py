@@ -11,6 +11,7 @@ from Rig.database import Database
 from Rig.engine import Engine
 from Rig.environment import REPOSITORY, Environment
 from Rig.sandboxes import Sandboxes, add_snapshot
+from Rig.waiting import eventually
 
 SCRATCH = "martlet-test-scratch"
 
@@ -58,6 +59,9 @@ def test_the_images_entrypoint_runs(sandboxes: Sandboxes, database: Database, bu
         add_snapshot(database, snapshot, "martlet/busybox:test")
         database.execute("UPDATE snapshot SET entrypoint = :'argv' WHERE name = :'name'", argv=entrypoint.replace("'", '"'), name=snapshot)
         made = sandboxes.create(snapshot=snapshot)
-        assert made.process.exec("sleep 0.5; cat /tmp/up 2>/dev/null || echo none").result.strip().endswith("up" if name == "serves" else "none")
+        if name == "serves":
+            eventually(lambda: made.process.exec("cat /tmp/up 2>/dev/null").result.strip() == "up", 60, "its entrypoint to run")
+        else:
+            assert made.process.exec("sleep 0.5; cat /tmp/up 2>/dev/null || echo none").result.strip() == "none"
         sandboxes.remove([made.id])
         database.execute("DELETE FROM snapshot WHERE name = :'name'", name=snapshot)

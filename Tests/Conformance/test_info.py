@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import datetime, timezone
 from typing import Any, Iterator
 
@@ -39,13 +38,18 @@ def test_metrics(client: Client, box: Any) -> None:
     assert abs((datetime.now(timezone.utc) - seen.timestamp).total_seconds()) < 60
 
 
-@pytest.mark.deadline(40)
+@pytest.mark.deadline(90)
 def test_cpu_use_is_the_sandboxs_own(box: Any, client: Client) -> None:
-    client.wait(box.process.exec("timeout 4 sh -c 'while :; do :; done' >/dev/null 2>&1 &"))
-    time.sleep(2)
-    busy = client.wait(box.get_metrics_latest()).cpu_used_pct
+    loop = client.wait(box.process.exec("timeout 60 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!")).result.strip()
     idle_share = 5  # of one core, on a machine that may be busy with everything else
-    assert busy > idle_share, busy
+
+    def is_busy() -> bool:
+        used = client.wait(box.get_metrics_latest()).cpu_used_pct
+        assert used > idle_share, used
+        return True
+
+    eventually(is_busy, 40, "the loop in the numbers", every=1)
+    client.wait(box.process.exec(f"kill {loop}"))
 
 
 def test_environment_of_later_processes(client: Client, box: Any) -> None:
@@ -78,7 +82,7 @@ def test_version(toolbox: httpx.Client, shared: Any) -> None:
 def test_ports(toolbox: httpx.Client, shared: Any) -> None:
     assert toolbox.get("/port/3456/in-use").json() == {"isInUse": False}
     shared.process.exec("python3 -m http.server 3456 --bind 127.0.0.1 >/dev/null 2>&1 &")
-    eventually(lambda: toolbox.get("/port/3456/in-use").json() == {"isInUse": True}, 10, "the port to be in use")
+    eventually(lambda: toolbox.get("/port/3456/in-use").json() == {"isInUse": True}, 60, "the port to be in use")
     assert 3456 in toolbox.get("/port").json()["ports"]
     for wrong in ("0", "65536", "x", "2999999", "03456", "%2B3456"):
         answer = toolbox.get(f"/port/{wrong}/in-use")
@@ -111,7 +115,7 @@ def test_the_environment_cannot_grow_beyond_what_starts(toolbox: httpx.Client, s
     assert "BIG0" not in shared.process.exec("env").result
 
 
-@pytest.mark.deadline(60)
+@pytest.mark.deadline(180)
 def test_ports_are_followed(toolbox: httpx.Client, shared: Any) -> None:
     server = "setsid python3 -m http.server {port} --bind {host} >/dev/null 2>&1 </dev/null &"
     shared.process.exec(server.format(port=4567, host="127.0.0.1"))
@@ -119,7 +123,7 @@ def test_ports_are_followed(toolbox: httpx.Client, shared: Any) -> None:
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/x-ndjson"
         changes = (json.loads(line) for line in answer.iter_lines() if line)
         assert next(changes)["closed"] == []
-        eventually(lambda: 4567 in toolbox.get("/port").json()["ports"], 10, "the first server")
+        eventually(lambda: 4567 in toolbox.get("/port").json()["ports"], 60, "the first server")
         shared.process.exec(server.format(port=4568, host="0.0.0.0"))
         assert any(4568 in change["opened"] for change in changes)
         shared.process.exec("pkill -f 'http.serve[r] 456[78]'")

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator
 
 import httpx
 import pytest
-from daytona import DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError, SessionExecuteRequest
+from daytona import DaytonaConnectionTimeoutError, DaytonaProcessExecutionTimeoutError, DaytonaTimeoutError, SessionExecuteRequest
 
 from Rig import wire
 from Rig.engine import Engine
@@ -22,9 +22,10 @@ from Rig.frames import FrameSocket
 from Rig.processes import Inside, daemon_of, descriptors, inside
 from Rig.sandboxes import Client, Sandboxes
 from Rig.ssh import inner_key, inner_ssh, let_in
+from Rig.terminals import create_terminal
 from Rig.waiting import eventually
 
-SETTLE_SECONDS = 15
+SETTLE_SECONDS = 45
 ROUNDS = 6
 # Connections that the proxy keeps for the next request, and may or may not have now. So whoever looks for sockets that are
 # left makes more of them than these.
@@ -112,7 +113,7 @@ def test_a_deleted_session(tidy: Any, init: int) -> None:
 def test_a_killed_terminal(tidy: Any, init: int) -> None:
     def action() -> None:
         before = sleepers(init)
-        terminal = tidy.process.create_pty_session(secrets.token_hex(4))
+        terminal = create_terminal(tidy.process, secrets.token_hex(4))
         terminal.send_input(f"{STRAYS}\n")
         eventually(lambda: sleepers(init) == before + 3, SETTLE_SECONDS, "the strays to run")
         terminal.kill()
@@ -124,7 +125,8 @@ def test_a_killed_terminal(tidy: Any, init: int) -> None:
 
 def test_a_command_that_takes_too_long(tidy: Any, init: int) -> None:
     def action() -> None:
-        with pytest.raises(DaytonaProcessExecutionTimeoutError):
+        # The SDK itself gives up five seconds after the time that it asked for; what is left must be the same.
+        with pytest.raises((DaytonaProcessExecutionTimeoutError, DaytonaConnectionTimeoutError)):
             tidy.process.exec(f"{STRAYS} wait", timeout=1)
 
     check(init, action, rounds=2)
@@ -138,7 +140,7 @@ def test_an_ssh_client_that_is_gone(tidy: Any, init: int, toolbox: httpx.Client,
         before = sleepers(init)
         for options in ("", "-tt"):
             lines = f"{ssh} {options} me@127.0.0.1 {STRAYS!r}' sleep 7777' >/dev/null </dev/null & until [ $(pgrep -c sleep) -ge {before + 4} ]; do :; done; kill -9 $!"
-            assert tidy.process.exec(lines, timeout=20).exit_code == 0
+            assert tidy.process.exec(lines, timeout=60).exit_code == 0
             eventually(lambda: sleepers(init) == before, SETTLE_SECONDS, "what the client ran to be gone")
 
     check(init, action, rounds=3)
@@ -162,7 +164,7 @@ def test_an_execution_that_takes_too_long(tidy: Any, init: int) -> None:
     check(init, action, rounds=1)
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_ten_thousand_forks(tidy: Any, init: int) -> None:
     """Orphans whose parents did not wait, while the program that made them lives on."""
     forks = (
@@ -183,7 +185,7 @@ def test_ten_thousand_forks(tidy: Any, init: int) -> None:
     request = SessionExecuteRequest(command="python3 /tmp/forks.py", run_async=True)
     command = tidy.process.execute_session_command(name, request).cmd_id
     eventually(
-        lambda: tidy.process.get_session_command_logs(name, command).stdout == "forked\n", 90, "ten thousand forks", every=0.5
+        lambda: tidy.process.get_session_command_logs(name, command).stdout == "forked\n", 200, "ten thousand forks", every=0.5
     )
 
     def zombies() -> list[Inside]:
@@ -194,6 +196,7 @@ def test_ten_thousand_forks(tidy: Any, init: int) -> None:
     balance.settle()
 
 
+@pytest.mark.deadline(400)
 def test_a_follower_that_is_gone_and_one_that_reads_slowly(tidy: Any, init: int, toolbox: httpx.Client) -> None:
     """Neither keeps the log from growing, nor a place in the daemon once its connection is gone."""
     name = secrets.token_hex(4)
@@ -208,11 +211,11 @@ def test_a_follower_that_is_gone_and_one_that_reads_slowly(tidy: Any, init: int,
             gone = FrameSocket(url, dict(toolbox.headers), 16384)
             gone.next(10)
             gone.close()
-            fast.read_until(b"end\n", 60)
+            fast.read_until(b"end\n", 120)
             slow.next(10)
             tidy.process.send_session_command_input(name, command, "on")
             # It gets all of it, or is told what it missed: the command went on without it.
-            slow.read_until(b"end\n", 60)
+            slow.read_until(b"end\n", 120)
 
     check(init, action, rounds=2)
     tidy.process.delete_session(name)

@@ -15,7 +15,7 @@ from Rig.waiting import eventually
 from Rig.wire import check_error
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_stop_and_start_keep_the_files_and_end_the_processes(client: Client, sandboxes: Sandboxes) -> None:
     made = sandboxes.create(auto_stop_interval=0)
     box = client.wait(client.sdk.get(made.id))
@@ -37,16 +37,22 @@ def test_stop_is_graceful_and_force_is_not(sandboxes: Sandboxes, busybox: str) -
 
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
     made.process.exec(
-        "printf '#!/bin/sh\\ntrap \"echo asked > /root/$1; exit 0\" TERM\\nwhile :; do sleep 0.1; done\\n' > /root/w; "
-        "chmod +x /root/w; setsid /root/w gentle >/dev/null 2>&1 &"
+        "printf '#!/bin/sh\\ntrap \"echo asked > /root/$1; exit 0\" TERM\\ntouch /root/$1.hears\\nwhile :; do sleep 0.1; done\\n' > /root/w; "
+        "chmod +x /root/w"
     )
+
+    def begin(word: str) -> None:
+        made.process.exec(f"setsid /root/w {word} >/dev/null 2>&1 &")
+        eventually(lambda: made.process.exec(f"test -e /root/{word}.hears").exit_code == 0, 60, "it to hear signals")
+
+    begin("gentle")
     made.stop()
     made.start()
     assert made.process.exec("cat /root/gentle").result == "asked\n"
-    made.process.exec("setsid /root/w forced >/dev/null 2>&1 &")
+    begin("forced")
     begun = time.monotonic()
     made.stop(force=True)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     made.start()
     assert made.process.exec("ls /root/forced").exit_code != 0
     sandboxes.remove([made.id])
@@ -63,7 +69,7 @@ def test_stopping_and_starting_twice_is_harmless(sandboxes: Sandboxes, busybox: 
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_resize_while_running(sandboxes: Sandboxes, engine: Engine, client: Client) -> None:
     made = sandboxes.create(auto_stop_interval=0)
     box = client.wait(client.sdk.get(made.id))
@@ -72,7 +78,7 @@ def test_resize_while_running(sandboxes: Sandboxes, engine: Engine, client: Clie
     client.wait(box.resize(Resources(cpu=cpu, memory=memory)))
     client.wait(box.refresh_data())
     assert (box.cpu, box.memory, box.disk, box.state) == (cpu, memory, disk, SandboxState.STARTED)
-    eventually(lambda: engine.container(made.id)["HostConfig"]["Memory"] == memory * 2**30, 10, "the limit in force")
+    eventually(lambda: engine.container(made.id)["HostConfig"]["Memory"] == memory * 2**30, 60, "the limit in force")
     assert engine.container(made.id)["State"]["StartedAt"] == started, "a running resize must not restart"
     for wrong in (Resources(cpu=cpu - 1), Resources(memory=memory - 1), Resources(disk=disk + 1), Resources(disk=disk - 1)):
         with pytest.raises((DaytonaBadRequestError, DaytonaConflictError)):
@@ -82,7 +88,7 @@ def test_resize_while_running(sandboxes: Sandboxes, engine: Engine, client: Clie
     sandboxes.remove([made.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_resize_while_stopped(sandboxes: Sandboxes, busybox: str, api: httpx.Client) -> None:
     made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
     made.process.exec("echo kept > /root/kept")
@@ -118,7 +124,7 @@ def test_delete_and_wait(client: Client, sandboxes: Sandboxes, busybox: str, eng
 def test_delete_twice(sandboxes: Sandboxes, busybox: str, api: httpx.Client) -> None:
     made = sandboxes.create(snapshot=busybox)
     first = api.delete(f"/sandbox/{made.id}")
-    assert (first.status_code, first.json()["state"]) == (200, "destroying"), first.text
+    assert (first.status_code, first.json()["state"]) in ((200, "destroying"), (200, "destroyed")), first.text
     second = api.delete(f"/sandbox/{made.id}")
     assert second.status_code in (200, 404), second.text
     sandboxes.remove([made.id])
@@ -143,7 +149,7 @@ def test_delete_while_creating(api: httpx.Client, sandboxes: Sandboxes, busybox:
         creator.start()
         time.sleep(pause)
         answer = eventually(
-            lambda: found if (found := api.delete(f"/sandbox/{name}")).status_code != 404 else None, 10, "the row", 0.005
+            lambda: found if (found := api.delete(f"/sandbox/{name}")).status_code != 404 else None, 30, "the row", 0.005
         )
         assert (answer.status_code, answer.json()["state"]) in ((200, "destroying"), (200, "destroyed")), answer.text
         creator.join()
@@ -166,7 +172,7 @@ def test_delete_in_every_state(api: httpx.Client, sandboxes: Sandboxes, busybox:
     )
     for each in (started, stopped, stopping, starting, resizing, broken):
         answer = api.delete(f"/sandbox/{each.id}")
-        assert (answer.status_code, answer.json()["state"]) == (200, "destroying"), answer.text
+        assert (answer.status_code, answer.json()["state"]) in ((200, "destroying"), (200, "destroyed")), answer.text
     sandboxes.remove([each.id for each in (started, stopped, stopping, starting, resizing, broken)])
 
 
@@ -187,7 +193,7 @@ def test_orders_at_once_end_in_a_state_of_rest(api: httpx.Client, sandboxes: San
         answers = list(workers.map(lambda path: api.post(f"/sandbox/{made.id}/{path}"), paths))
     assert {each.status_code for each in answers} <= {200, 400, 409}, [each.text for each in answers]
     eventually(
-        lambda: api.get(f"/sandbox/{made.id}").json()["state"] in ("started", "stopped"), 30, "a state of rest"
+        lambda: api.get(f"/sandbox/{made.id}").json()["state"] in ("started", "stopped"), 90, "a state of rest"
     )
     made.refresh_data()
     made.start()

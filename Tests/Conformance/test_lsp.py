@@ -83,7 +83,7 @@ def server_processes(shared: Any) -> int:
     return int(shared.process.exec("pgrep -fc 'langserve[r].index|tsserve[r].js' || true").result)
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 @pytest.mark.parametrize("language", ["python", "typescript", "javascript"])
 def test_a_whole_life(client: Client, box: Any, shared: Any, project: str, language: str) -> None:
     fill(shared, project, language)
@@ -110,7 +110,7 @@ def test_a_whole_life(client: Client, box: Any, shared: Any, project: str, langu
         assert [s.name for s in client.wait(lsp.workspace_symbols("feather"))] == [s.name for s in seen]
         return any(s.name == "feather" and s.kind == FUNCTION and "/feather." in s.location.uri for s in seen)
 
-    eventually(whole_project, 60, "the project's symbols")
+    eventually(whole_project, 120, "the project's symbols")
     client.wait(lsp.did_close(first))
     client.wait(lsp.did_close(first))
     client.wait(lsp.stop())
@@ -135,7 +135,7 @@ def test_nothing_works_before_the_start(client: Client, box: Any, project: str) 
         assert (raised.value.status_code, raised.value.source) == (400, "DAYTONA_DAEMON")
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_paths_as_the_sdk_sends_them(client: Client, box: Any, shared: Any, project: str) -> None:
     """`file://` and any path: from the project, from the working directory, absolute; not escaped."""
     fill(shared, project, "python")
@@ -158,7 +158,7 @@ def test_paths_as_the_sdk_sends_them(client: Client, box: Any, shared: Any, proj
     client.wait(lsp.stop())
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_files_that_change_are_seen(shared: Any, project: str) -> None:
     """Nobody says what was typed, so that what is on the disk counts."""
     fill(shared, project, "python")
@@ -169,26 +169,27 @@ def test_files_that_change_are_seen(shared: Any, project: str) -> None:
     shared.fs.upload_file(b"def plume(): pass\n", f"{project}/feather.py")
     assert [symbol.name for symbol in lsp.document_symbols("feather.py")] == ["plume"]
     shared.process.exec(f"echo 'def quill(): pass' > {project}/quill.py")
-    eventually(lambda: [s.name for s in lsp.sandbox_symbols("quill")] == ["quill"], 30, "a new file to be known")
+    eventually(lambda: [s.name for s in lsp.sandbox_symbols("quill")] == ["quill"], 60, "a new file to be known")
     lsp.stop()
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_many_starts_make_one_server_and_stop_ends_it(shared: Any, project: str) -> None:
     fill(shared, project, "python")
     before = server_processes(shared)
     servers = [shared.create_lsp_server("python", project) for _ in range(12)]
     with ThreadPoolExecutor(12) as workers:
         list(workers.map(lambda each: each.start(), servers))
-    assert server_processes(shared) == before + 1
+    # What a server is about to start bears the server's name for a moment.
+    eventually(lambda: server_processes(shared) == before + 1, 20, "one server to run")
     with ThreadPoolExecutor(12) as workers:
         answers = list(workers.map(lambda each: [s.name for s in each.document_symbols("feather.py")], servers))
     assert all(names[0] == "feather" for names in answers)
     servers[0].stop()
-    eventually(lambda: server_processes(shared) == before, 10, "the server to be gone")
+    eventually(lambda: server_processes(shared) == before, 40, "the server to be gone")
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(300)
 def test_a_killed_server_comes_back(client: Client, box: Any, shared: Any, project: str) -> None:
     fill(shared, project, "typescript")
     lsp = box.create_lsp_server("typescript", project)

@@ -13,7 +13,7 @@ from Rig.waiting import eventually
 
 OPERATOR = "martlet_operator"
 # The promise is a second on an idle machine; the suite runs on a busy one, so it prints what it measured.
-WITHIN_SECONDS = 10
+WITHIN_SECONDS = 60
 
 
 def order(database: Database, identifier: str, wish: str) -> float:
@@ -64,7 +64,7 @@ def test_a_stuck_sandbox_is_explained(database: Database, sandboxes: Sandboxes) 
     database.execute("INSERT INTO snapshot (general, name, image) VALUES (true, :'name', 'martlet/no-such:image')", name=name)
     try:
         with pytest.raises(Exception, match="(?i)martlet/no-such"):
-            sandboxes.create(snapshot=name, timeout=45)
+            sandboxes.create(snapshot=name, timeout=120)
         (identifier,) = [
             each["id"] for each in database.rows("SELECT id FROM sandboxes WHERE snapshot = :'name'", OPERATOR, name=name)
         ]
@@ -72,10 +72,10 @@ def test_a_stuck_sandbox_is_explained(database: Database, sandboxes: Sandboxes) 
         assert seen["state"] == "error" and "martlet/no-such" in seen["error_reason"], seen
         database.execute(
             """
-            ALTER TABLE sandbox_status DISABLE TRIGGER USER; ALTER TABLE sandbox DISABLE TRIGGER USER;
+            -- Without triggers, in this session alone: what others write meanwhile needs theirs.
+            SET session_replication_role = replica;
             UPDATE sandbox_status SET state_changed_at = now() - interval '5 minutes' WHERE sandbox_id = :'id';
             UPDATE sandbox SET desired_changed_at = now() - interval '5 minutes' WHERE id = :'id';
-            ALTER TABLE sandbox_status ENABLE TRIGGER USER; ALTER TABLE sandbox ENABLE TRIGGER USER;
             """,
             id=identifier,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from daytona import DaytonaBadRequestError, DaytonaConflictError, DaytonaError, PtySize
 
 from Rig.sandboxes import Client
-from Rig.terminals import WAIT_SECONDS, Terminal
+from Rig.terminals import WAIT_SECONDS, Terminal, create_terminal
 from Rig.waiting import eventually
 
 
@@ -63,7 +62,7 @@ def test_ends(client: Client, box: Any, name: str, command: str, end: tuple[int,
 
 
 def test_wait_gives_the_result(sync_client: Client, shared: Any, name: str) -> None:
-    handle = shared.process.create_pty_session(name)
+    handle = create_terminal(shared.process, name)
     handle.send_input("echo wai''ted; exit 3\n")
     output = bytearray()
     result = handle.wait(on_data=output.extend, timeout=WAIT_SECONDS)
@@ -91,8 +90,8 @@ def test_kill_ends_the_whole_tree(client: Client, box: Any, name: str) -> None:
     client.wait(box.process.kill_pty_session(name))
     assert terminal.end() == (137, "SIGKILL")
     assert name not in ids(client, box)
-    left = client.wait(box.process.exec("grep -lz '^4321' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"))
-    assert left.result.strip() == "0"
+    left = "grep -lz '^4321' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+    eventually(lambda: client.wait(box.process.exec(left)).result.strip() == "0", 20, "its processes to be gone")
     with pytest.raises(DaytonaError):
         client.wait(box.process.kill_pty_session(name))
     with pytest.raises(DaytonaError):
@@ -101,9 +100,10 @@ def test_kill_ends_the_whole_tree(client: Client, box: Any, name: str) -> None:
 
 def test_ctrl_c(client: Client, box: Any, name: str) -> None:
     terminal = Terminal.create(client, box, name)
-    terminal.type("trap 'echo caug''ht' INT; echo rea''dy; sleep 1000\n")
-    terminal.expect("ready")
-    time.sleep(0.5)  # until the sleep is in front; nothing can be asked about that
+    terminal.type("trap 'echo caug''ht' INT; sleep 43220\n")
+    # Its shell has put it in front before it became `sleep`.
+    sleeps = "grep -lz '^43220' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+    eventually(lambda: client.wait(box.process.exec(sleeps)).result.strip() == "1", WAIT_SECONDS, "the sleep to be in front")
     terminal.type(b"\x03")
     terminal.type("echo aft''er\n")
     terminal.expect("after")

@@ -37,17 +37,19 @@ def toolbox(shared: Any, environment: Environment) -> Iterator[httpx.Client]:
         yield client
 
 
-def switch(api: httpx.Client, box: Any, on: bool) -> dict[str, Any]:
+def switch(api: httpx.Client, toolbox: httpx.Client, box: Any, on: bool) -> None:
+    """Answered once the sandbox has heard of it, or after two seconds, which a busy machine may need."""
     answer = api.post(f"/sandbox/{box.id}/terminal-recording/{str(on).lower()}")
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    assert answer.json()["recordTerminals"] is on
+    eventually(lambda: toolbox.get(PATH).json()["recordsTerminals"] is on, 60, "the sandbox to have heard of it")
 
 
 @pytest.fixture
-def recorded(api: httpx.Client, shared: Any) -> Iterator[None]:
-    assert switch(api, shared, True)["recordTerminals"] is True
+def recorded(api: httpx.Client, toolbox: httpx.Client, shared: Any) -> Iterator[None]:
+    switch(api, toolbox, shared, True)
     yield
-    assert switch(api, shared, False)["recordTerminals"] is False
+    switch(api, toolbox, shared, False)
 
 
 def recordings_of(toolbox: httpx.Client, terminal: str) -> list[dict[str, Any]]:
@@ -78,7 +80,7 @@ def asciinema(folder: Path, content: bytes, *command: str) -> bytes:
     master, slave = pty.openpty()
     try:
         done = subprocess.run(
-            ["asciinema", *command, str(file)], env=environment, stdin=slave, capture_output=True, timeout=45,
+            ["asciinema", *command, str(file)], env=environment, stdin=slave, capture_output=True, timeout=90,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
     finally:
@@ -117,8 +119,7 @@ def test_a_terminal_is_replayed_by_asciinema(
 
 def test_only_terminals_opened_while_it_is_on(client: Client, box: Any, api: httpx.Client, toolbox: httpx.Client) -> None:
     def use(on: bool) -> str:
-        assert switch(api, box, on)["recordTerminals"] is on
-        assert toolbox.get(PATH).json()["recordsTerminals"] is on
+        switch(api, toolbox, box, on)
         name = f"switched-{uuid.uuid4().hex[:8]}"
         terminal = Terminal.create(client, box, name)
         terminal.type("exit\n")
@@ -168,15 +169,15 @@ def test_recordings_outlive_a_restart(
     sync_client: Client, api: httpx.Client, sandboxes: Sandboxes, busybox: str, environment: Environment, tmp_path: Path
 ) -> None:
     box = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
-    switch(api, box, True)
-    terminal = Terminal.create(sync_client, box, "long")
-    terminal.type("echo be''fore\n")
-    terminal.expect("before\r\n")
     with wire.client(f"{box.toolbox_proxy_url}/{box.id}", environment.api_key) as toolbox:
+        switch(api, toolbox, box, True)
+        terminal = Terminal.create(sync_client, box, "long")
+        terminal.type("echo be''fore\n")
+        terminal.expect("before\r\n")
         [made] = recordings_of(toolbox, "long")
         assert made["active"]
-        box.stop(timeout=60)
-        box.start(timeout=60)
+        box.stop(timeout=120)
+        box.start(timeout=120)
         listed = toolbox.get(PATH).json()
         assert listed["recordsTerminals"] is True
         [kept] = listed["recordings"]

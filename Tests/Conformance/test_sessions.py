@@ -40,7 +40,7 @@ class Shell:
     def exit_code(self, command: str) -> int | None:
         return self.client.wait(self.process.get_session_command(self.id, command)).exit_code
 
-    def ended(self, command: str, within: float = 20) -> int:
+    def ended(self, command: str, within: float = 60) -> int:
         eventually(lambda: self.exit_code(command) is not None, within, f"{command} to end")
         code = self.exit_code(command)
         assert code is not None
@@ -132,7 +132,7 @@ def test_exit_ends_the_session(shell: Shell) -> None:
 
 
 def test_commands_run_in_order(shell: Shell) -> None:
-    first = shell.start("sleep 0.5; x=1")
+    first = shell.start("sleep 3; x=1")
     assert shell.exit_code(first) is None
     assert shell.run("echo $x").stdout == "1\n"
     assert shell.exit_code(first) == 0
@@ -158,7 +158,7 @@ def test_input(shell: Shell) -> None:
 
 def test_logs_while_it_runs_and_afterwards(shell: Shell) -> None:
     command = shell.start("echo one; echo two >&2; read x; echo three")
-    eventually(lambda: shell.logs(command).stderr == "two\n", 10, "the first output")
+    eventually(lambda: shell.logs(command).stderr == "two\n", 60, "the first output")
     assert shell.logs(command).stdout == "one\n"
     shell.send(command, "")
     shell.ended(command)
@@ -191,10 +191,11 @@ def test_characters_that_are_split(shell: Shell) -> None:
 
 
 def test_a_job_in_the_background_holds_nobody(shell: Shell) -> None:
-    begun = time.monotonic()
-    done = shell.run("(sleep 2; echo late) & echo early")
-    assert done.stdout == "early\n" and time.monotonic() - begun < 1.9
-    eventually(lambda: shell.logs(done.cmd_id).stdout == "early\nlate\n", 10, "the job's output")
+    go = f"/tmp/go-{shell.id}"
+    done = shell.run(f"(until [ -e {go} ]; do sleep 0.1; done; echo late) & echo early")
+    assert done.stdout == "early\n"
+    shell.run(f"touch {go}")
+    eventually(lambda: shell.logs(done.cmd_id).stdout == "early\nlate\n", 60, "the job's output")
 
 
 def test_several_followers_and_one_that_leaves(shell: Shell) -> None:
@@ -208,10 +209,10 @@ def test_several_followers_and_one_that_leaves(shell: Shell) -> None:
     assert results == [expected] * 3
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_a_hundred_megabytes(shell: Shell) -> None:
     command = shell.start("head -c 100000000 /dev/zero | tr '\\0' x; echo end >&2")
-    assert shell.ended(command, 90) == 0
+    assert shell.ended(command, 180) == 0
     done = shell.logs(command)
     assert len(done.stdout) == 100_000_000 and done.stderr == "end\n"
     assert len(shell.follow(command)[0]) == 100_000_000
@@ -227,7 +228,7 @@ def test_delete_ends_everything(client: Client, box: Any) -> None:
     shell.run(f"nohup sleep {mark} >/dev/null 2>&1 & setsid sleep {mark} &")
     shell.run(f"(setsid sh -c 'trap \"\" TERM HUP; sleep {mark}; sleep {mark}' &)")
     shell.start(f"sleep {mark}")
-    eventually(lambda: processes(client, box, mark) >= 4, 5, "the processes to run")
+    eventually(lambda: processes(client, box, mark) >= 4, 60, "the processes to run")
     shell.delete()
     assert processes(client, box, mark) == 0
     assert client.wait(box.process.exec("ls -a /tmp/.martlet-logs-* | grep -c '^[0-9]' || true")).result.strip() == "0"
@@ -242,7 +243,7 @@ def test_a_queue_has_an_end(client: Client, box: Any) -> None:
     shell.delete()
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_two_hundred_sessions(client: Client, box: Any) -> None:
     def use(number: int) -> bool:
         shell = Shell(client, box, f"many-{number}-{client.flavor}")

@@ -57,9 +57,9 @@ def test_a_url_is_good_for_what_it_says_only(client: Client, box: Any, path: str
 
 
 def test_a_url_expires(client: Client, box: Any, path: str) -> None:
-    url = client.wait(box.download_url(path, ttl_seconds=2))
+    url = client.wait(box.download_url(path, ttl_seconds=6))
     assert httpx.get(url).status_code == 200
-    time.sleep(3)
+    time.sleep(7)
     check_error(httpx.get(url), 401)
     forever = client.wait(box.download_url(path, ttl_seconds=0))
     assert "expires=0" in forever and httpx.get(forever).status_code == 200
@@ -69,7 +69,7 @@ def test_rotation_ends_all_urls(client: Client, box: Any, path: str) -> None:
     before = client.wait(box.download_url(path, ttl_seconds=0))
     assert httpx.get(before).status_code == 200
     client.wait(box.rotate_signing_key())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while (answer := httpx.get(before)).status_code != 401 and time.monotonic() < deadline:
         time.sleep(0.1)
     check_error(answer, 401)

@@ -20,7 +20,7 @@ from Rig.wire import Tenant, check_error
 
 BUSYBOX = "martlet/busybox:test"
 # What a test waits for at most; each is a matter of a second or two on an idle machine.
-MADE_SECONDS = 40
+MADE_SECONDS = 100
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def made(api: httpx.Client, sandboxes: Sandboxes) -> Iterator[Made]:
         assert api.delete(f"/snapshots/{each}").status_code in (200, 404)
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(400)
 def test_the_sdk_makes_uses_and_deletes_one(
     client: Client, sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine
 ) -> None:
@@ -95,7 +95,7 @@ def test_the_sdk_makes_uses_and_deletes_one(
     sandboxes.remove([box.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(400)
 def test_deactivated_it_rests_and_activated_it_works_again(
     api: httpx.Client, sandboxes: Sandboxes, sync_client: Client, registry: UserRegistry, login: str, made: Made
 ) -> None:
@@ -109,11 +109,11 @@ def test_deactivated_it_rests_and_activated_it_works_again(
     assert sync_client.sdk.snapshot.activate(asked["name"]).state in ("pending", "pulling", "active")
     assert made.settled(asked["id"])["state"] == "active"
     box = sandboxes.create(snapshot=asked["name"])
-    eventually(lambda: "up" in box.process.exec("cat /tmp/up").result, 10, "its entrypoint to run")
+    eventually(lambda: "up" in box.process.exec("cat /tmp/up").result, 60, "its entrypoint to run")
     sandboxes.remove([box.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(400)
 def test_failures_say_what_and_where(registry: UserRegistry, login: str, made: Made) -> None:
     """An unknown tag, an unknown repository, and a host that is none: error, with the step and the registry's words."""
     asked = {
@@ -125,20 +125,20 @@ def test_failures_say_what_and_where(registry: UserRegistry, login: str, made: M
         }.items()
     }
     for word, identifier in asked.items():
-        found = made.settled(identifier, 60)
+        found = made.settled(identifier)
         assert found["state"] == "error", found
         assert "step pull" in found["errorReason"], found["errorReason"]
     assert "manifest unknown" in made.get(asked["tag"])["errorReason"]
     assert "no-such-host.invalid" in made.get(asked["host"])["errorReason"]
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(400)
 def test_a_registry_that_was_away_is_asked_again(api: httpx.Client, registry: UserRegistry, login: str, made: Made) -> None:
     image = registry.push(BUSYBOX, "team/away:1.0")
     registry.stop()
     try:
         asked = made.ask("away", image)
-        found = made.settled(asked["id"], 60)
+        found = made.settled(asked["id"])
         assert found["state"] == "error" and "refused" in found["errorReason"], found
     finally:
         registry.start()
@@ -146,7 +146,7 @@ def test_a_registry_that_was_away_is_asked_again(api: httpx.Client, registry: Us
     assert made.settled(asked["id"])["state"] == "active"
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_an_image_deleted_behind_our_back_comes_back(
     sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine, database: Database
 ) -> None:
@@ -177,7 +177,7 @@ def test_an_image_deleted_behind_our_back_comes_back(
     sandboxes.remove([second.id, third.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(400)
 def test_our_registry_may_be_away_for_a_while(
     sandboxes: Sandboxes, registry: UserRegistry, login: str, made: Made, engine: Engine, stack: Stack, api: httpx.Client,
     workers: ThreadPoolExecutor,
@@ -185,25 +185,26 @@ def test_our_registry_may_be_away_for_a_while(
     """What is being made and what is being started wait for it, and go on by themselves."""
     ready = made.ask("ready", unlike(engine, registry))
     ref = made.settled(ready["id"])["ref"]
-    forget(engine, ref)
     stack.stop("registry")
     try:
+        # Only now: it would be fetched early again.
+        forget(engine, ref)
         others = set(sandboxes.alive())
         waiting = made.ask("waiting", registry.push(BUSYBOX, "team/waiting:1.0"))
         # POST is answered once it has started, or after a while.
         asking = workers.submit(api.post, "/sandbox", json={"snapshot": ready["name"], "labels": sandboxes.labels()})
-        (identifier,) = eventually(lambda: set(sandboxes.alive()) - others, 20, "a row of the sandbox")
-        eventually(lambda: api.get(f"/sandbox/{identifier}").json()["state"] == "pulling_snapshot", 20, "a sandbox that waits")
-        eventually(lambda: made.get(waiting["id"])["state"] == "pulling", 20, "a snapshot that waits")
+        (identifier,) = eventually(lambda: set(sandboxes.alive()) - others, 60, "a row of the sandbox")
+        eventually(lambda: api.get(f"/sandbox/{identifier}").json()["state"] == "pulling_snapshot", 60, "a sandbox that waits")
+        eventually(lambda: made.get(waiting["id"])["state"] == "pulling", 60, "a snapshot that waits")
     finally:
         stack.start("registry")
-    assert made.settled(waiting["id"], 60)["state"] == "active"
-    assert asking.result(60).status_code == 200
+    assert made.settled(waiting["id"])["state"] == "active"
+    assert asking.result(120).status_code == 200
     eventually(lambda: api.get(f"/sandbox/{identifier}").json()["state"] == "started", 60, "the sandbox to start")
     sandboxes.remove([identifier])
 
 
-@pytest.mark.deadline(150)
+@pytest.mark.deadline(400)
 def test_a_runner_killed_while_making_one_loses_nothing(
     registry: UserRegistry, login: str, made: Made, stack: Stack, database: Database
 ) -> None:
@@ -230,8 +231,8 @@ def test_deleted_it_leaves_our_registry(
     ref = made.settled(asked["id"])["ref"]
     assert manifest_status(environment, ref) == 200
     assert api.delete(f"/snapshots/{asked['id']}").status_code == 200
-    eventually(lambda: manifest_status(environment, ref) == 404, 45, "its manifest to be removed")
-    eventually(lambda: database.value("SELECT count(*) FROM discarded_repository WHERE not_before <= now()") == 0, 45, "a tidy list")
+    eventually(lambda: manifest_status(environment, ref) == 404, 90, "its manifest to be removed")
+    eventually(lambda: database.value("SELECT count(*) FROM discarded_repository WHERE not_before <= now()") == 0, 90, "a tidy list")
 
 
 def test_bad_requests_are_told(api: httpx.Client, registry: UserRegistry, made: Made) -> None:
@@ -308,7 +309,7 @@ def manifest_status(environment: Environment, ref: str) -> int:
     host, login = ours(environment)
     repository, digest = repository_and_digest(ref)
     accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-    return httpx.head(f"http://{host}/v2/{repository}/manifests/{digest}", auth=login, headers=accept).status_code
+    return httpx.head(f"http://{host}/v2/{repository}/manifests/{digest}", auth=login, headers=accept, timeout=30).status_code
 
 
 def forget(engine: Engine, ref: str) -> None:

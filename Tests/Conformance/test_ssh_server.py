@@ -53,12 +53,14 @@ def test_files_and_forwarding(client: Client, box: Any, key: str, toolbox: httpx
         f" && scp {INNER_OPTIONS} -P {port} me@127.0.0.1:/tmp/big2 big3 && cmp big big3"
     )
     assert client.wait(box.process.exec(copy, timeout=120)).exit_code == 0
+    # Ports of its own for each flavour: the first one's client may be there still.
+    served, forwarded = (8765, 8766) if client.flavor == "sync" else (8767, 8768)
     # -4: a sandbox has no IPv6, and the client would say so.
     forward = (
-        "python3 -m http.server 8765 --bind 127.0.0.1 >/dev/null 2>&1 &"
-        f" ssh -4 {INNER_OPTIONS} -p {port} -f -L 8766:localhost:8765 me@127.0.0.1 sleep 30 >/dev/null 2>&1; "
+        f"python3 -m http.server {served} --bind 127.0.0.1 >/dev/null 2>&1 &"
+        f" ssh -4 {INNER_OPTIONS} -p {port} -f -L {forwarded}:localhost:{served} me@127.0.0.1 sleep 60 >/dev/null 2>&1; "
     )
-    fetched = client.wait(box.process.exec(forward + "curl -s --retry 9 --retry-all-errors http://127.0.0.1:8766/ | head -c 15; kill %1"))
+    fetched = client.wait(box.process.exec(forward + f"curl -s --retry 9 --retry-all-errors http://127.0.0.1:{forwarded}/ | head -c 15; kill %1"))
     assert fetched.result.startswith("<!DOCTYPE HTML>"), fetched.result
 
 

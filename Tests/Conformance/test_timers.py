@@ -12,7 +12,7 @@ from Rig.sandboxes import Sandboxes
 from Rig.waiting import eventually
 
 # The runner looks at its timers every few seconds; an operator's patience, not a measure.
-PATIENCE_SECONDS = 45
+PATIENCE_SECONDS = 90
 
 # The clock of every sandbox of the runner is set, and all of its room asked for.
 pytestmark = pytest.mark.alone
@@ -25,9 +25,9 @@ def age(database: Database, identifier: str, minutes: int) -> None:
         UPDATE sandbox_activity SET last_activity_at = last_activity_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
         UPDATE sandbox_status SET started_at = started_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
         UPDATE runner_lease SET held_since = held_since - make_interval(mins => :m);
-        ALTER TABLE sandbox_status DISABLE TRIGGER USER;
+        -- Without triggers, in this session alone: what the runner writes meanwhile needs them.
+        SET session_replication_role = replica;
         UPDATE sandbox_status SET state_changed_at = state_changed_at - make_interval(mins => :m) WHERE sandbox_id = :'id';
-        ALTER TABLE sandbox_status ENABLE TRIGGER USER;
         """,
         id=identifier, m=minutes,
     )
@@ -38,7 +38,7 @@ def state(api: httpx.Client, identifier: str) -> str:
     return "destroyed" if answer.status_code == 404 else answer.json()["state"]
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_auto_stop_stops_the_idle_and_spares_the_busy(
     sandboxes: Sandboxes, busybox: str, database: Database, api: httpx.Client
 ) -> None:
@@ -59,7 +59,7 @@ def test_auto_stop_stops_the_idle_and_spares_the_busy(
     sandboxes.remove([idle.id, busy.id, never.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_auto_delete_counts_from_the_stop(
     sandboxes: Sandboxes, busybox: str, database: Database, api: httpx.Client
 ) -> None:
@@ -75,7 +75,7 @@ def test_auto_delete_counts_from_the_stop(
     sandboxes.remove([kept.id])
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_time_to_live_ends_a_running_sandbox(
     sandboxes: Sandboxes, busybox: str, database: Database, api: httpx.Client
 ) -> None:
@@ -90,10 +90,10 @@ def test_an_ephemeral_sandbox_is_gone_when_stopped(sandboxes: Sandboxes, busybox
     made = sandboxes.create(snapshot=busybox, ephemeral=True)
     assert made.auto_delete_interval == 0
     made.stop()
-    eventually(lambda: state(api, made.id) == "destroyed", 20, "the ephemeral sandbox to be gone")
+    eventually(lambda: state(api, made.id) == "destroyed", PATIENCE_SECONDS, "the ephemeral sandbox to be gone")
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_a_sandbox_that_nobody_has_room_for_waits_and_times_out(
     api: httpx.Client, sandboxes: Sandboxes, database: Database, busybox: str
 ) -> None:

@@ -13,6 +13,7 @@ from Rig.engine import Engine
 from Rig.processes import MemoryWatch, daemon_of
 from Rig.sandboxes import Client, Sandboxes, add_snapshot
 from Rig.stack import Stack
+from Rig.waiting import eventually
 
 MEBIBYTE = 2**20
 SIZE = 500 * MEBIBYTE
@@ -43,7 +44,7 @@ class Pattern(io.RawIOBase):
         return chunk
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(400)
 def test_half_a_gigabyte_up_and_down(
     client: Client, sandboxes: Sandboxes, busybox: str, stack: Stack, engine: Engine, database: Any
 ) -> None:
@@ -77,7 +78,7 @@ async def hash_stream(box: Any, received: Any) -> None:
         received.update(chunk)
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(240)
 def test_a_slow_reader_slows_the_writer_down(shared: Any, environment: Any, stack: Stack, engine: Engine) -> None:
     """Back-pressure: a reader that stops must stop the daemon, not fill the memory of anything between."""
     import httpx
@@ -87,7 +88,7 @@ def test_a_slow_reader_slows_the_writer_down(shared: Any, environment: Any, stac
     watched = {"proxy": stack.pid("proxy"), "runner": stack.pid("runner"), "daemon": daemon}
     url = f"{shared.toolbox_proxy_url}/{shared.id}/files/bulk-download"
     headers = {"Authorization": f"Bearer {environment.api_key}"}
-    with MemoryWatch(watched) as watch, httpx.stream("POST", url, json={"paths": ["slow"]}, headers=headers) as answer:
+    with MemoryWatch(watched) as watch, httpx.stream("POST", url, json={"paths": ["slow"]}, headers=headers, timeout=60) as answer:
         chunks = answer.iter_raw()
         next(chunks)
         time.sleep(4)
@@ -112,7 +113,11 @@ def test_an_upload_broken_off_leaves_nothing_behind(shared: Any, environment: An
             "--B\r\nContent-Disposition: form-data; name=\"files[0].file\"; filename=\"x\"\r\n\r\n".encode() + b"y" * 100_000
         )
         time.sleep(0.5)
-    time.sleep(0.5)
-    left = shared.process.exec("ls -A | grep -v -x -e target | grep -i -e target -e upload -e tmp -e partial; true").result
-    assert left == "", f"a broken upload left {left!r}"
+
+    def is_tidy() -> bool:
+        left = shared.process.exec("ls -A | grep -v -x -e target | grep -i -e target -e upload -e tmp -e partial; true").result
+        assert left == "", f"a broken upload left {left!r}"
+        return True
+
+    eventually(is_tidy, 30, "what a broken upload had begun to be removed")
     assert shared.fs.download_file("target") in (b"the old content", b"y" * 100_000)

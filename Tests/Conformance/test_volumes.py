@@ -27,7 +27,7 @@ from Rig.wire import check_error
 
 FILES, LARGE_MIB = (1000, 1024) if os.environ.get("MARTLET_LONG") else (250, 32)
 # A resync, and on a slow machine the start of rclone; a patience, not a measure.
-HEALING_SECONDS = 60
+HEALING_SECONDS = 100
 
 
 def a_name() -> str:
@@ -101,9 +101,16 @@ def s3(stack: Stack, environment: Environment) -> int:
     return int((environment.state / "s3" / "pid").read_text().split()[0])
 
 
+def made_ready(client: Client, name: str) -> Any:
+    """A new volume. Its creation is answered once it is ready, or after a while, which a busy machine may need."""
+    made = client.wait(client.sdk.volume.get(name, create=True))
+    eventually(lambda: client.wait(client.sdk.volume.get(name)).state == "ready", HEALING_SECONDS, "the volume to be ready")
+    return made
+
+
 @pytest.fixture(scope="module")
 def volume(sync_client: Client, sandboxes: Sandboxes) -> Iterator[Any]:
-    made = sync_client.sdk.volume.create(a_name())
+    made = made_ready(sync_client, a_name())
     yield made
     sync_client.sdk.volume.delete(made)
 
@@ -129,8 +136,8 @@ def test_create_list_get_and_delete(client: Client) -> None:
     service, name = client.sdk.volume, a_name()
     with pytest.raises(DaytonaNotFoundError):
         client.wait(service.get(name))
-    made = client.wait(service.get(name, create=True))
-    assert (made.name, made.state) == (name, "ready")
+    made = made_ready(client, name)
+    assert made.name == name
     assert client.wait(service.get(name, create=True)).id == made.id
     assert made.id in [each.id for each in client.wait(service.list())]
     with pytest.raises(DaytonaConflictError):
@@ -152,12 +159,14 @@ def test_the_interface_beside_the_sdk(api: httpx.Client) -> None:
     for path in ("/volumes/nothing", f"/volumes/{secrets.token_hex(16)}", "/volumes/by-name/nothing"):
         check_error(api.get(path), 404, "volume")
     check_error(api.delete("/volumes/00000000-0000-4000-8000-000000000000"), 404, "volume")
-    assert api.delete(f"/volumes/{volume['id']}").status_code == 200
-    eventually(lambda: api.get(f"/volumes/{volume['id']}").status_code == 404, 30, "the volume to be gone")
+    path = f"/volumes/{volume['id']}"
+    eventually(lambda: api.get(path).json()["state"] == "ready", HEALING_SECONDS, "the volume to be ready")
+    assert api.delete(path).status_code == 200
+    eventually(lambda: api.get(path).status_code == 404, HEALING_SECONDS, "the volume to be gone")
     assert volume["id"] in [each["id"] for each in api.get("/volumes?includeDeleted=true").json()]
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(500)
 def test_two_sandboxes_and_a_subpath(pair: tuple[Any, Any], volume: Any, api: httpx.Client, engine: Engine) -> None:
     first, second = pair
     run(first, "cd volume && mkdir -p users/ann users/bob && echo hers > users/ann/file && echo his > users/bob/file")
@@ -183,7 +192,7 @@ def test_a_volume_in_use_stays(client: Client, pair: tuple[Any, Any], volume: An
         client.wait(client.sdk.volume.delete(volume))
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(500)
 def test_a_link_leads_nowhere(pair: tuple[Any, Any], sandboxes: Sandboxes, busybox: str, volume: Any) -> None:
     run(pair[1], "ln -s /etc /data/escape && ln -s ../.. /data/users/up")
     before = sandboxes.alive()
@@ -231,7 +240,7 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(500)
 def test_a_killed_mount_is_healed_under_running_sandboxes(
     pair: tuple[Any, Any], volume: Any, mounts: Mounts, engine: Engine
 ) -> None:
@@ -257,7 +266,7 @@ def test_a_killed_mount_is_healed_under_running_sandboxes(
     run(first, "rm volume/before-kill volume/after-kill")
 
 
-@pytest.mark.deadline(240)
+@pytest.mark.deadline(500)
 def test_what_is_written_while_s3_is_away_arrives(
     pair: tuple[Any, Any], volume: Any, stack: Stack, mounts: Mounts, api: httpx.Client
 ) -> None:
@@ -285,7 +294,7 @@ def test_what_is_written_while_s3_is_away_arrives(
     assert api.delete(f"/volumes/{waiting['id']}").status_code == 200
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(500)
 def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
     pair: tuple[Any, Any], volume: Any, mounts: Mounts, s3: int
 ) -> None:
@@ -306,7 +315,7 @@ def test_who_reads_waits_for_a_slow_s3_and_nobody_else(
     eventually((mounts.stored(volume.id) / "unhurried").exists, HEALING_SECONDS, "what was written to be in S3")
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(500)
 def test_it_is_there_again_after_stop_and_start(pair: tuple[Any, Any]) -> None:
     first, second = pair
     run(second, "echo kept > /part/kept")
@@ -317,11 +326,11 @@ def test_it_is_there_again_after_stop_and_start(pair: tuple[Any, Any]) -> None:
     assert run(first, "cat volume/new") == "new"
 
 
-@pytest.mark.deadline(180)
+@pytest.mark.deadline(500)
 def test_nothing_is_left_of_a_deleted_volume(
     client: Client, sandboxes: Sandboxes, busybox: str, mounts: Mounts, database: Database
 ) -> None:
-    volume = client.wait(client.sdk.volume.create(a_name()))
+    volume = made_ready(client, a_name())
     mount = VolumeMount(volume_id=volume.id, mount_path="/v")
     parameters = CreateSandboxFromSnapshotParams(snapshot=busybox, volumes=[mount], labels=sandboxes.labels())
     box = client.wait(client.sdk.create(parameters))
@@ -338,5 +347,8 @@ def test_nothing_is_left_of_a_deleted_volume(
         return (state, int(mounts)) == ("deleted", 0)
 
     eventually(is_deleted, HEALING_SECONDS, "the rows to say so")
-    left = [each for each in Path("/proc/self/mountinfo").read_text().splitlines() if volume.id in each or box.id in each]
-    assert not left
+
+    def mounted() -> list[str]:
+        return [each for each in Path("/proc/self/mountinfo").read_text().splitlines() if volume.id in each or box.id in each]
+
+    eventually(lambda: not mounted(), HEALING_SECONDS, "its mounts to be gone")

@@ -28,7 +28,7 @@ import Testing
         )
         let start = ContinuousClock.now
         #expect(try await kind { try await engine.ping() } == .unavailable)
-        #expect(ContinuousClock.now - start < .seconds(3))
+        #expect(ContinuousClock.now - start < .seconds(20))
         try await engine.shutdown()
     }
 

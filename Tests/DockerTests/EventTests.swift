@@ -6,12 +6,13 @@ import Testing
 @testable import struct Docker.EngineTime
 
 @Suite struct EventTests {
-    @Test(.timeLimit(.minutes(1))) func seesStartDieAndOOM() async throws {
+    @Test(.timeLimit(.minutes(5))) func seesStartDieAndOOM() async throws {
         try await withEngine { test in
             var notices = test.engine.events(labels: ["martlet.test": test.mark]).makeAsyncIterator()
             #expect(try await notices.next() == .resync)
-            // tail keeps the last line, which never ends: it grows until the kernel stops it.
-            var hungry = test.sleeper("tail /dev/zero & wait $!; exit 7")
+            // tail keeps the last line, which never ends: it grows until the kernel stops it. The second is for the engine, which
+            // may not tell of it any more once the container has ended.
+            var hungry = test.sleeper("tail /dev/zero & wait $!; sleep 1; exit 7")
             hungry.memoryBytes = 16 << 20
             let id = try await test.engine.createContainer(named: test.mark, hungry).id
             try await test.engine.startContainer(id)
@@ -32,7 +33,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(1))) func resumesWhereItIsTold() async throws {
+    @Test(.timeLimit(.minutes(5))) func resumesWhereItIsTold() async throws {
         try await withEngine { test in
             let before = EngineTime.now()
             let id = try await test.engine.createContainer(named: test.mark, test.sleeper()).id
@@ -45,7 +46,7 @@ import Testing
     }
 
     /// A relay before the engine is cut; the stream comes back, says so, and loses nothing.
-    @Test(.timeLimit(.minutes(1))) func reconnectsAndResumes() async throws {
+    @Test(.timeLimit(.minutes(5))) func reconnectsAndResumes() async throws {
         try await withEngine { test in
             let relay = try await SocketRelay(to: test.engine.host.socketPath)
             let remote = DockerEngine(host: DockerHost(socketPath: relay.path), logger: Logger(label: "test"))
@@ -62,7 +63,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(1))) func cancellationEndsIt() async throws {
+    @Test(.timeLimit(.minutes(5))) func cancellationEndsIt() async throws {
         try await withEngine { test in
             let events = test.engine.events(labels: ["martlet.test": test.mark])
             await withThrowingTaskGroup(of: Void.self) { group in

@@ -13,7 +13,7 @@ import Testing
                 test.sleeper("echo out; echo err >&2; echo more")
             ).id
             try await test.engine.startContainer(id)
-            _ = try await test.engine.waitContainer(id, within: .seconds(20))
+            _ = try await test.engine.waitContainer(id, within: .seconds(90))
             let tail = try await test.engine.logTail(id)
             #expect(String(buffer: tail.standardOutput) == "out\nmore\n")
             #expect(String(buffer: tail.standardError) == "err\n")
@@ -25,7 +25,7 @@ import Testing
         try await withEngine { test in
             let id = try await test.engine.createContainer(named: test.mark, test.sleeper("seq 1 50000")).id
             try await test.engine.startContainer(id)
-            _ = try await test.engine.waitContainer(id, within: .seconds(30))
+            _ = try await test.engine.waitContainer(id, within: .seconds(90))
             #expect(String(buffer: try await test.engine.logTail(id, lines: 2).standardOutput) == "49999\n50000\n")
             let bounded = try await test.engine.logTail(id, lines: 50_000, limitBytes: 12)
             #expect(String(buffer: bounded.standardOutput) == "49999\n50000\n")
@@ -41,7 +41,7 @@ import Testing
             ).id
             try await test.engine.startContainer(id)
             let seen = Mutex("")
-            try await test.engine.logs(id, LogRequest(follows: true), within: .seconds(20)) { piece in
+            try await test.engine.logs(id, LogRequest(follows: true), within: .seconds(90)) { piece in
                 seen.withLock { $0 += String(buffer: piece.bytes) }
             }
             #expect(seen.withLock { $0 } == "one\ntwo\n")
@@ -64,7 +64,7 @@ import Testing
         try await withEngine { test in
             let id = try await test.engine.createContainer(named: test.mark, test.sleeper("echo out")).id
             try await test.engine.startContainer(id)
-            _ = try await test.engine.waitContainer(id, within: .seconds(20))
+            _ = try await test.engine.waitContainer(id, within: .seconds(90))
             await #expect(throws: Enough.self) { try await test.engine.logs(id) { _ in throw Enough() } }
         }
     }

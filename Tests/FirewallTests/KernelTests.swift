@@ -5,7 +5,7 @@ import Testing
 @testable import Firewall
 
 /// The real kernel, iptables and packets. Serial: the machine has two cores and silence is measured in time.
-@Suite(.serialized, .timeLimit(.minutes(2))) struct KernelTests {
+@Suite(.serialized, .timeLimit(.minutes(5))) struct KernelTests {
     private let host: HostFirewall
     private let subnet: IPv4Range
 
@@ -32,9 +32,9 @@ import Testing
                 "203.0.113.5", "169.254.169.254", "100.100.100.200", "168.63.129.16", "10.50.0.5", "10.77.9.1",
                 "10.77.9.3",
             ] {
-                #expect(try await network.reaches(address, from: network.boxA), "\(address)")
+                #expect(try await network.comesThrough(address, from: network.boxA), "\(address)")
             }
-            #expect(try await network.reaches("10.77.9.2", from: network.internet))
+            #expect(try await network.comesThrough("10.77.9.2", from: network.internet))
         }
     }
 
@@ -42,10 +42,10 @@ import Testing
         try await withNetwork { (network) async throws in
             #expect(try await network.firewall.converge(host: host, sandboxes: [box(2, .open), box(3, .open)]))
             #expect(try await !network.firewall.converge(host: host, sandboxes: [box(2, .open), box(3, .open)]))
-            #expect(try await network.reaches("203.0.113.5", from: network.boxA))
-            #expect(try await network.pings("203.0.113.5", from: network.boxA))
-            #expect(try await network.reaches("172.20.0.5", from: network.boxA))
-            #expect(try await network.reaches("10.50.0.5", port: 53, from: network.boxA))
+            #expect(try await network.comesThrough("203.0.113.5", from: network.boxA))
+            #expect(try await network.isAnswered("203.0.113.5", from: network.boxA))
+            #expect(try await network.comesThrough("172.20.0.5", from: network.boxA))
+            #expect(try await network.comesThrough("10.50.0.5", port: 53, from: network.boxA))
             for address in [
                 "169.254.169.254", "100.100.100.200", "168.63.129.16", "10.50.0.5", "10.77.9.1", "203.0.113.1",
                 "10.77.9.3",
@@ -65,8 +65,8 @@ import Testing
                 try IPv4Range(parsing: "198.51.100.0/24"), try IPv4Range(parsing: "169.254.0.0/16"),
             ])
             try await network.firewall.converge(host: host, sandboxes: [box(2, list), box(3, .blockAll)])
-            #expect(try await network.reaches("198.51.100.9", from: network.boxA))
-            #expect(try await network.reaches("10.50.0.5", port: 53, from: network.boxA))
+            #expect(try await network.comesThrough("198.51.100.9", from: network.boxA))
+            #expect(try await network.comesThrough("10.50.0.5", port: 53, from: network.boxA))
             #expect(try await !network.reaches("203.0.113.5", from: network.boxA))
             #expect(try await !network.reaches("169.254.169.254", from: network.boxA))
             for address in ["203.0.113.5", "198.51.100.9", "172.20.0.5"] {
@@ -86,7 +86,7 @@ import Testing
                 "ip -n \(network.boxA) addr add 10.77.9.77/24 dev eth0; ip -n \(network.boxA) route replace default via 10.77.9.1 src 10.77.9.77"
             )
             #expect(try await !network.reaches("203.0.113.5", from: network.boxA))
-            #expect(try await network.reaches("203.0.113.5", from: network.boxB))
+            #expect(try await network.comesThrough("203.0.113.5", from: network.boxB))
         }
     }
 
@@ -94,14 +94,14 @@ import Testing
     @Test func aNeighboursAddressIsDropped() async throws {
         try await withNetwork { (network) async throws in
             try await network.firewall.converge(host: host, sandboxes: [box(2, .open), box(3, .open)])
-            #expect(try await network.reaches("203.0.113.5", from: network.boxA), "control")
+            #expect(try await network.comesThrough("203.0.113.5", from: network.boxA), "control")
             try await network.shell("ip -n \(network.boxB) link set eth0 down")
             try await network.shell(
                 "ip -n \(network.boxA) addr add 10.77.9.3/24 dev eth0; ip -n \(network.boxA) route replace default via 10.77.9.1 src 10.77.9.3"
             )
             #expect(try await !network.reaches("203.0.113.5", from: network.boxA))
             try await network.shell("ip -n \(network.boxA) route replace default via 10.77.9.1 src 10.77.9.2")
-            #expect(try await network.reaches("203.0.113.5", from: network.boxA), "control")
+            #expect(try await network.comesThrough("203.0.113.5", from: network.boxA), "control")
         }
     }
 
@@ -113,7 +113,7 @@ import Testing
             )
             #expect(try await !network.reaches("169.254.169.254", from: network.boxA))
             #expect(try await !network.reaches("10.77.9.1", from: network.boxA))
-            #expect(try await network.reaches("203.0.113.5", from: network.boxA))
+            #expect(try await network.comesThrough("203.0.113.5", from: network.boxA))
         }
     }
 
@@ -131,11 +131,11 @@ import Testing
                     )
                 }
                 func size() -> Int { (try? FileManager.default.attributesOfItem(atPath: file)[.size] as? Int) ?? 0 }
-                let deadline = ContinuousClock.now + .seconds(10)
+                let deadline = ContinuousClock.now + .seconds(60)
                 while size() == 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
                 #expect(size() > 0)
                 try await network.firewall.converge(host: host, sandboxes: [box(2, .blockAll)])
-                try await Task.sleep(for: .milliseconds(200))
+                try await Task.sleep(for: .seconds(1))  // What had arrived is on its way to the file.
                 let before = size()
                 try await Task.sleep(for: .milliseconds(600))
                 #expect(size() == before)
@@ -252,7 +252,7 @@ import Testing
             print(
                 "500 sandboxes: install \(full - start), remove one \(one - full), look only \(ContinuousClock.now - one)"
             )
-            #expect(ContinuousClock.now - start < .seconds(60))
+            #expect(ContinuousClock.now - start < .seconds(200))
         }
     }
 

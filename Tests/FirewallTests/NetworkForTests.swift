@@ -63,6 +63,20 @@ struct NetworkForTests {
         )
     }
 
+    /// For what must be answered: a busy machine may need more than the moment that tells silence.
+    func comesThrough(_ destination: String, port: Int = 80, from namespace: String) async throws -> Bool {
+        try await soon { try await reaches(destination, port: port, from: namespace) }
+    }
+
+    func isAnswered(_ destination: String, from namespace: String) async throws -> Bool {
+        try await soon { try await pings(destination, from: namespace) }
+    }
+
+    private func soon(_ isSo: () async throws -> Bool) async throws -> Bool {
+        for _ in 0..<20 { if try await isSo() { return true } }
+        return false
+    }
+
     /// Whether a ping gets an answer.
     func pings(_ destination: String, from namespace: String) async throws -> Bool {
         try await succeeds("ip netns exec \(namespace) timeout 1 busybox ping -c 1 -W 1 \(destination)")

@@ -94,7 +94,7 @@ import Testing
         try await TestDatabase.with { database in
             try await database.withConnection { connection in
                 let pid = connection.backendPID
-                let first = Task { try await connection.execute("SELECT pg_sleep(2)") }
+                let first = Task { try await connection.execute("SELECT pg_sleep(6)") }
                 try await database.withServer { server in
                     try await eventually("the first runs") {
                         try await !server.query("SELECT FROM pg_stat_activity WHERE pid = \(pid) AND state = 'active'")
@@ -252,11 +252,13 @@ final class SilentListener: Sendable {
     let port: Int
     private let descriptor: Int32
 
-    init() throws {
+    /// - Parameter port: 0 for any that is free.
+    init(port wanted: UInt16 = 0) throws {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         self.descriptor = descriptor
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = wanted.bigEndian
         address.sin_addr.s_addr = inet_addr("127.0.0.1")
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let status = withUnsafeMutablePointer(to: &address) { pointer in
@@ -264,7 +266,10 @@ final class SilentListener: Sendable {
                 bind(descriptor, pointer, length) | listen(descriptor, 8) | getsockname(descriptor, pointer, &length)
             }
         }
-        guard status == 0 else { throw MissingPart(description: "no listening socket: errno \(errno)") }
+        guard status == 0 else {
+            close(descriptor)
+            throw MissingPart(description: "no listening socket on port \(wanted)")
+        }
         port = Int(UInt16(bigEndian: address.sin_port))
     }
 

@@ -4,7 +4,7 @@ import Testing
 
 /// Counts the whole process's descriptors and threads, so it runs in a process of its own.
 @Suite struct LeakTests {
-    @Test(.timeLimit(.minutes(2))) func twoHundredConnectionsLeaveNoDescriptorNoThreadAndNoBackend() async {
+    @Test(.timeLimit(.minutes(5))) func twoHundredConnectionsLeaveNoDescriptorNoThreadAndNoBackend() async {
         await #expect(processExitsWith: .success) {
             // An error that is thrown here would only be seen as a trap of the child; an issue says what was wrong.
             do { try await Self.leaveNothing() } catch { Issue.record("\(error)") }

@@ -24,7 +24,7 @@ import Testing
                 }
                 #expect(inside.withLock { $0.most } == 3)
                 let row = try await pool.queryFirst(
-                    "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+                    "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
                 )
                 #expect(try #require(row).decode("n", as: Int.self) <= 3)
                 #expect(pool.status.waiting == 0)

@@ -3,7 +3,7 @@ import Postgres
 import Testing
 
 @Suite struct RestartTests {
-    @Test(.timeLimit(.minutes(2))) func poolAndListenerStartBeforePostgresAndOutliveItsDeath() async throws {
+    @Test(.timeLimit(.minutes(5))) func poolAndListenerStartBeforePostgresAndOutliveItsDeath() async throws {
         try await PrivateServer.with { server in
             let configuration = try server.configuration
             let pool = PostgresPool(configuration, logger: quiet)

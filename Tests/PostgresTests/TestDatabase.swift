@@ -92,7 +92,7 @@ struct MissingPart: Error, CustomStringConvertible { let description: String }
 /// Polls until it holds; throws when it does not within the time.
 func eventually(
     _ what: String,
-    within limit: Duration = .seconds(30),
+    within limit: Duration = .seconds(60),
     _ holds: () async throws -> Bool
 ) async throws {
     let deadline = ContinuousClock.now + limit

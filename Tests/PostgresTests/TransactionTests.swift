@@ -54,7 +54,7 @@ import Testing
             stuck.cancel()
             await #expect(throws: CancellationError.self) { try await stuck.value }
             #expect(
-                try await pool.execute("UPDATE account SET amount = amount + 1 WHERE id = 1", deadline: .seconds(2))
+                try await pool.execute("UPDATE account SET amount = amount + 1 WHERE id = 1", deadline: .seconds(20))
                     == 1
             )
             #expect(try await amount(pool, 1) == 101)

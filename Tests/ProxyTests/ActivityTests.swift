@@ -4,7 +4,7 @@ import Synchronization
 import Testing
 
 /// What counts as use of a sandbox, and that it is written in batches.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct ActivityTests {
     private static func reported(_ path: TestPath) -> Int {
         path.routes.state.withLock { $0.reported.joined().filter { $0 == path.sandbox }.count }

@@ -4,7 +4,7 @@ import Synchronization
 import Testing
 
 /// A slow reader slows its writer, and nobody else; what lies between them is bounded.
-@Suite(.timeLimit(.minutes(2)), .serialized)
+@Suite(.timeLimit(.minutes(5)), .serialized)
 struct BackPressureTests {
     static let pieceBytes = 64 * 1024
     static let totalBytes = 256 << 20

@@ -5,7 +5,7 @@ import Synchronization
 import Testing
 
 /// Who goes away is noticed by the other side, and a cut body never looks complete.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct DisconnectTests {
     @Test(arguments: TestPath.Handover.bothWays)
     func aClientThatLeavesWhileItWaitsEndsTheCallInTheSandbox(handover: TestPath.Handover) async throws {

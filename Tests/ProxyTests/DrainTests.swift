@@ -5,7 +5,7 @@ import ServiceLifecycle
 import Testing
 
 /// A shutdown cuts nothing that can end in time.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct DrainTests {
     @Test func requestsInFlightEndAndNewConnectionsAreRefused() async throws {
         try await TestPath.with { path in

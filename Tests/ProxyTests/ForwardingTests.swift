@@ -3,7 +3,7 @@ import Runner
 import Testing
 
 /// What the proxy changes in a message, and that it changes nothing else.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct ForwardingTests {
     @Test func aRequestReachesTheSandboxByteForByte() async throws {
         try await TestPath.with { path in

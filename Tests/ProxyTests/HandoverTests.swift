@@ -7,7 +7,7 @@ import Testing
 
 /// What is peculiar to a runner of the same host, which gives its connections away. That they serve and break as tunnels
 /// through it do, the tests of these go both ways for (``TestPath/Handover/bothWays``).
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct HandoverTests {
     @Test func whoeverIsDoneWithItLeavesNoCopyOpen() async throws {
         try await TestPath.with(handover: .needed) { path in

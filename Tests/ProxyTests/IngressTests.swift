@@ -9,7 +9,7 @@ import Synchronization
 import Testing
 
 /// The runner's door, asked directly: what it takes, and that it takes nothing else.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct IngressTests {
     /// A CONNECT whose every part can be wrong.
     struct Ask: Sendable {

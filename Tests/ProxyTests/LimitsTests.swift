@@ -4,7 +4,7 @@ import Runner
 import Testing
 
 /// Each limit by its name, reached.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct LimitsTests {
     @Test func aHeadThatIsTooLargeIsRefused() async throws {
         try await TestPath.with { path in
@@ -55,14 +55,14 @@ struct LimitsTests {
 
     @Test func aSandboxMayTakeLongerThanAnyOfThese() async throws {
         var limits = ProxyLimits()
-        limits.stallLimit = .seconds(1)
-        limits.headDeadline = .seconds(1)
-        limits.keepAliveLimit = .seconds(1)
-        limits.tunnelIdleLimit = .seconds(1)
+        limits.stallLimit = .seconds(4)
+        limits.headDeadline = .seconds(4)
+        limits.keepAliveLimit = .seconds(4)
+        limits.tunnelIdleLimit = .seconds(4)
         try await TestPath.with(proxyLimits: limits) { path in
             try await path.run { server in
                 _ = try await server.readMessage()
-                try await Task.sleep(for: .seconds(3))
+                try await Task.sleep(for: .seconds(8))
                 try await server.answer()
             } client: { client in
                 try await client.send(

@@ -7,7 +7,7 @@ import Testing
 @testable import Proxy
 
 /// One question at a time, and never an answer older than a notification.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct LookupCacheTests {
     /// A database that answers when told.
     final class Oracle: Sendable {

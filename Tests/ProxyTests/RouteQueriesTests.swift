@@ -9,7 +9,7 @@ import TestSupport
 import Testing
 
 /// The queries on the real schema, with the rights of a proxy's own login.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(5)))
 struct RouteQueriesTests {
     private static let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 

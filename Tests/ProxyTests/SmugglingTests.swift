@@ -2,7 +2,7 @@ import Runner
 import Testing
 
 /// Requests that two parsers could read differently are refused, and nothing of them reaches a sandbox (ABUSE E1, E4, E10).
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct SmugglingTests {
     /// Parts of a request that replace the good ones: target and version, then fields and body.
     static let vectors: [(line: String?, fields: String)] = [

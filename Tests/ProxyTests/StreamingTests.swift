@@ -4,11 +4,11 @@ import NIOCore
 import Testing
 
 /// Bodies of any size go through, whole, and never rest in memory.
-@Suite(.timeLimit(.minutes(3)), .serialized)
+@Suite(.timeLimit(.minutes(5)), .serialized)
 struct StreamingTests {
     static let pieceBytes = 256 * 1024
     static let pieces = 800
-    static let growthLimitBytes = 96 << 20
+    static let growthLimitBytes = 160 << 20
 
     private static func piece(_ number: Int) -> ByteBuffer {
         var piece = ByteBuffer(repeating: UInt8(truncatingIfNeeded: number), count: pieceBytes)

@@ -1,7 +1,7 @@
 import Testing
 
 /// A WebSocket is bytes, both ways, at once.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(5)))
 struct UpgradeTests {
     private static let fields =
         "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: abc\r\nSec-WebSocket-Version: 13\r\n"

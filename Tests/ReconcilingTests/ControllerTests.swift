@@ -31,7 +31,7 @@ private struct Hopeless: RetryAdvising {
 
 private struct Passing: Error {}
 
-@Suite(.timeLimit(.minutes(1))) struct ControllerTests {
+@Suite(.timeLimit(.minutes(5))) struct ControllerTests {
     private let clock = ManualClock()
     private let journal = Journal()
 

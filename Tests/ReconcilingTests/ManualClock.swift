@@ -67,9 +67,9 @@ final class ManualClock: Clock, Sendable {
     }
 }
 
-/// Polls until `condition` holds; false after five seconds.
+/// Polls until `condition` holds; false after half a minute.
 func eventually(_ condition: () async -> Bool) async -> Bool {
-    let deadline = ContinuousClock.now + .seconds(5)
+    let deadline = ContinuousClock.now + .seconds(30)
     while ContinuousClock.now < deadline {
         if await condition() { return true }
         try? await Task.sleep(for: .milliseconds(1))

@@ -15,8 +15,8 @@ import httpx_ws
 
 from Rig.waiting import eventually
 
-START_SECONDS = 30
-COMMAND_SECONDS = 20
+START_SECONDS = 90
+COMMAND_SECONDS = 60
 MESSAGE_BYTES_LIMIT = 16 << 20
 
 # Only this machine's loopback is asked for anything; root has no sandbox of Chromium's, and a container little /dev/shm.

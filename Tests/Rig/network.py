@@ -8,11 +8,29 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import threading
 from typing import IO, NamedTuple
 
 COMMAND_SECONDS = 30
+# Below what the kernel gives to whoever connects, and below what `ops/` gives to the parts of a Martlet.
+FREE_PORTS = range(11000, 20000)
+FREE_PORT_TRIES = 200
+
+
+def free_port() -> int:
+    """A port of the loopback that somebody may listen on a moment later: no connection is given it meanwhile."""
+    for _ in range(FREE_PORT_TRIES):
+        port = random.choice(FREE_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError(f"no free port was found in {FREE_PORTS}")
 
 
 class HostNetwork:

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 from Rig.database import Database
 from Rig.engine import Engine
 from Rig.environment import REPOSITORY
+from Rig.network import free_port
 
 CONTROL = REPOSITORY / "ops" / "stack" / "registry"
 CONTROL_SECONDS = 60
@@ -28,9 +28,7 @@ class UserRegistry:
         self._engine = engine
         self._database = database
         self._folder = Path(tempfile.mkdtemp(prefix="martlet-test-registry-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.host = f"127.0.0.1:{free_port()}"
         self.start()
         self.username = (self._folder / "username").read_text().strip()
         self.password = (self._folder / "password").read_text().strip()

@@ -18,7 +18,7 @@ from Rig.waiting import eventually
 
 RUN_LABEL = "martlet-test-run"
 BUSYBOX = "martlet-test-busybox"
-REMOVAL_SECONDS = 60
+REMOVAL_SECONDS = 120
 
 
 class Client:
@@ -77,7 +77,7 @@ class Sandboxes:
     def labels(self, **more: str) -> dict[str, str]:
         return {RUN_LABEL: self.run, **more}
 
-    def create(self, timeout: float = 60, **parameters: Any) -> Sandbox:
+    def create(self, timeout: float = 120, **parameters: Any) -> Sandbox:
         """A sandbox of this run by the sync SDK; `snapshot=BUSYBOX` for the small one."""
         parameters["labels"] = self.labels(**parameters.get("labels", {}))
         return self.client.sdk.create(CreateSandboxFromSnapshotParams(**parameters), timeout=timeout)

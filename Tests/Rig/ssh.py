@@ -11,7 +11,7 @@ import httpx
 
 from Rig.sandboxes import Client
 
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 120
 INNER_KEY = "/tmp/ssh-key"
 INNER_OPTIONS = (
     f"-i {INNER_KEY} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"

@@ -55,5 +55,5 @@ class Stack:
         except httpx.HTTPError:
             return False
 
-    def wait_until_ready(self, within: float = 30) -> None:
+    def wait_until_ready(self, within: float = 60) -> None:
         eventually(self.is_ready, within, "GET /health/ready to answer 200")

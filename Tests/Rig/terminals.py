@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from typing import Any
+
+from daytona import DaytonaError
 
 from Rig.sandboxes import Client
 from Rig.waiting import eventually
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
+
+
+def create_terminal(process: Any, identifier: str, **more: Any) -> Any:
+    """A new terminal, as the sync SDK has it.
+
+    The SDK waits for the first message for a tenth of a second, after which it knows nothing better than an empty queue. On a
+    busy machine that happens; the terminal is there all the same.
+    """
+    try:
+        return process.create_pty_session(identifier, **more)
+    except DaytonaError as error:
+        if not isinstance(error.__cause__, queue.Empty):
+            raise
+    return connect_terminal(process, identifier)
+
+
+def connect_terminal(process: Any, identifier: str) -> Any:
+    """Another client of a terminal, as the sync SDK has it; asked for again where the SDK was impatient."""
+
+    def attempt() -> Any:
+        try:
+            return process.connect_pty_session(identifier)
+        except DaytonaError as error:
+            if not isinstance(error.__cause__, queue.Empty):
+                raise
+            return None
+
+    return eventually(attempt, WAIT_SECONDS, f"a connection to the terminal {identifier}")
 
 
 class Terminal:
@@ -21,18 +52,24 @@ class Terminal:
 
     @classmethod
     def create(cls, client: Client, box: Any, identifier: str, **more: Any) -> Terminal:
-        return cls._open(client, box.process.create_pty_session, identifier, more)
+        if client.flavor == "async":
+            return cls._follow(client, box.process.create_pty_session, identifier, more)
+        return cls._read_beside(client, create_terminal(box.process, identifier, **more))
 
     @classmethod
     def connect(cls, client: Client, box: Any, identifier: str) -> Terminal:
-        return cls._open(client, box.process.connect_pty_session, identifier, {})
+        if client.flavor == "async":
+            return cls._follow(client, box.process.connect_pty_session, identifier, {})
+        return cls._read_beside(client, connect_terminal(box.process, identifier))
 
     @classmethod
-    def _open(cls, client: Client, opener: Any, identifier: str, more: dict[str, Any]) -> Terminal:
+    def _follow(cls, client: Client, opener: Any, identifier: str, more: dict[str, Any]) -> Terminal:
         output = bytearray()
-        if client.flavor == "async":
-            return cls(client, client.wait(opener(identifier, output.extend, **more)), output)
-        terminal = cls(client, opener(identifier, **more), output)
+        return cls(client, client.wait(opener(identifier, output.extend, **more)), output)
+
+    @classmethod
+    def _read_beside(cls, client: Client, handle: Any) -> Terminal:
+        terminal = cls(client, handle, bytearray())
         threading.Thread(target=terminal._read, daemon=True).start()
         return terminal
 

@@ -49,7 +49,7 @@ import TestSupport
                     #expect(try await host.chains() == ["\(id)"], "\(fault)")
                     try await host.want(id, .destroyed)
                     _ = try await reconciler.reconcile(id)
-                    try await host.waitUntilGone(id, within: .seconds(1))
+                    try await host.waitUntilGone(id, within: .seconds(20))
                 }
             }
         }
@@ -84,7 +84,7 @@ import TestSupport
                     _ = try await reconciler.reconcile(id)
                     try await host.want(id, .destroyed)
                     try await passes(reconciler, id, fault: fault)
-                    try await host.waitUntilGone(id, within: .seconds(1))
+                    try await host.waitUntilGone(id, within: .seconds(20))
                     #expect(try await host.containers().isEmpty, "\(fault)")
                 }
             }

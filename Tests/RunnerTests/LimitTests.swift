@@ -17,7 +17,7 @@ import Testing
             let id = try await host.makeSandbox(running: "(head -c 3000000000 /dev/zero | tail >/dev/null); sleep 1000")
             try await host.withService {
                 try await host.wait(id, for: .started)
-                try await host.eventually("the bomb is reported", within: .seconds(60)) {
+                try await host.eventually("the bomb is reported", within: .seconds(150)) {
                     try await host.reachedLimits(id).contains {
                         $0.contains("out of memory") && $0.contains("1024 MiB")
                     }
@@ -31,13 +31,15 @@ import Testing
     @Test func aLostEventDelaysAReportOnly() async throws {
         try await TestHost.with { host in
             // No event tells of a fork bomb, so only the survey can find it; and one that bursts while no runner runs.
-            let bomb = "sleep 5; bomb() { sleep 1 | bomb & }; bomb; sleep 1000"
+            let bomb = "until [ -e /go ]; do sleep 0.1; done; bomb() { sleep 1 | bomb & }; bomb; sleep 1000"
             let id = try await host.makeSandbox(running: bomb)
             try await host.withService {
                 $0.limits.pids = 40
             } _: {
                 try await host.wait(id, for: .started)
             }
+            let root = "/proc/\(try await host.container(id).state.processID)/root"
+            #expect(FileManager.default.createFile(atPath: root + "/go", contents: nil))
             try await host.eventually("forks are refused") {
                 let counter = LimitCounter(process: try await host.container(id).state.processID, container: "docker")
                 return (counter?.read()?.refusedForks ?? 0) > 0
@@ -62,7 +64,7 @@ import Testing
             let id = try await host.makeSandbox(running: fill)
             try await host.withService {
                 try await host.wait(id, for: .started)
-                try await host.eventually("the disk is reported full", within: .seconds(60)) {
+                try await host.eventually("the disk is reported full", within: .seconds(150)) {
                     try await host.reachedLimits(id).contains { $0.contains("disk full") && $0.contains("1024 MiB") }
                 }
                 try await host.want(id, .stopped)
@@ -74,7 +76,7 @@ import Testing
                 try await host.wait(id, for: .started)
                 #expect(try await host.effectiveDisk(id) == 2 << 30, "also after the engine mounted it anew")
                 let process = try await host.container(id).state.processID
-                try await host.eventually("all of it can be written", within: .seconds(60)) {
+                try await host.eventually("all of it can be written", within: .seconds(150)) {
                     let written = try FileManager.default.attributesOfItem(atPath: "/proc/\(process)/root/fill")
                     return (written[.size] as? UInt64) == 1_500_000_000
                 }

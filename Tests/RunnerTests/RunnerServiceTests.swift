@@ -315,7 +315,7 @@ import TestSupport
                 try await host.database.owner.execute("UPDATE snapshot SET image = \(name)")
                 let tenant = try await host.database.makeTenant(image: name)
                 let id = try await host.database.makeSandbox(of: tenant).id
-                let failed = try await host.wait(id, for: .error, within: .seconds(60))
+                let failed = try await host.wait(id, for: .error, within: .seconds(150))
                 #expect(failed.errorReason?.contains(name) == true, "\(failed.errorReason ?? "")")
                 try await host.want(id, .destroyed)
                 try await host.waitUntilGone(id)
@@ -341,7 +341,7 @@ import TestSupport
                     }
                 }
                 defer { killer.cancel() }
-                let failed = try await host.wait(id, for: .error, within: .seconds(60))
+                let failed = try await host.wait(id, for: .error, within: .seconds(150))
                 #expect(failed.errorReason?.contains("exit code 137") == true, "\(failed.errorReason ?? "")")
                 #expect(failed.isRecoverable)
                 killer.cancel()
@@ -400,7 +400,7 @@ import TestSupport
                     )
                     for id in [resized, stopped] { try await host.wait(id, for: .error) }
                     try await gate.reopen()
-                    try await host.wait(resized, for: .started, within: .seconds(60))
+                    try await host.wait(resized, for: .started, within: .seconds(150))
                     let after = try await host.container(resized)
                     #expect(after.id == before.id && after.state.processID == before.state.processID)
                     #expect(after.limits.memoryBytes == 2 << 30)

@@ -249,7 +249,7 @@ import Testing
     }
 
     private func settled(_ host: TestHost, _ id: SnapshotID) async throws -> SnapshotRecord {
-        try await host.eventually("the snapshot is settled", within: .seconds(60)) {
+        try await host.eventually("the snapshot is settled", within: .seconds(150)) {
             let row = try await host.database.owner.queryFirst("SELECT state FROM snapshot WHERE id = \(id)")
             return try #require(row).decode("state", as: SnapshotState.self).isUnderWay == false
         }

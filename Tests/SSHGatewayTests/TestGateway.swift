@@ -111,12 +111,12 @@ func ran(_ program: String, _ arguments: [String]) async throws -> Ran {
     return Ran(code: code, output: done.standardOutput, errors: done.standardError)
 }
 
-/// Waits until it is so, for 10 seconds at most.
+/// Waits until it is so, for a minute at most.
 func poll(_ isSo: () async throws -> Bool) async throws {
-    let deadline = ContinuousClock.now + .seconds(10)
+    let deadline = ContinuousClock.now + .seconds(60)
     while try await !isSo() {
         guard ContinuousClock.now < deadline else {
-            Issue.record("did not become so within 10 s")
+            Issue.record("did not become so within 60 s")
             return
         }
         try await Task.sleep(for: .milliseconds(20))

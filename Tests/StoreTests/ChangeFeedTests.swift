@@ -20,10 +20,10 @@ import Testing
                     by: Actor("test")
                 )
                 let (woken, slept) = (
-                    await time { await waiting.next(within: .seconds(20)) },
+                    await time { await waiting.next(within: .seconds(90)) },
                     await time { await elsewhere.next(within: .milliseconds(300)) }
                 )
-                #expect(woken < .seconds(10))
+                #expect(woken < .seconds(60))
                 #expect(slept >= .milliseconds(300))
                 feed.unsubscribe(waiting, from: one.id)
                 feed.unsubscribe(elsewhere, from: other.id)
@@ -39,7 +39,7 @@ import Testing
                 let key = try #require(await keys.find(named: "test", in: tenant.organization, of: tenant.user))
                 #expect(try await keys.delete(key.id) == tenant.key.hash)
                 let revoked = RouteChange.key(KeyTag(of: tenant.key.hash))
-                let deadline = ContinuousClock.now + .seconds(10)
+                let deadline = ContinuousClock.now + .seconds(60)
                 while !changes.withLock({ $0.contains(revoked) }), .now < deadline {
                     try await Task.sleep(for: .milliseconds(10))
                 }

@@ -410,7 +410,7 @@ func expectTheUnplacedAreQueued(_ database: TestDatabase) async throws {
 
 /// Returns once some statement in the database waits for another's lock.
 func untilSomebodyWaits(_ database: TestDatabase) async throws {
-    let deadline = ContinuousClock.now + .seconds(30)
+    let deadline = ContinuousClock.now + .seconds(60)
     while ContinuousClock.now < deadline {
         let waiting = try await database.owner.queryFirst(
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -6,7 +6,7 @@ import Testing
 @testable import Toolbox
 
 extension DaemonSuites {
-    @Suite("Environment", .serialized, .timeLimit(.minutes(2)))
+    @Suite("Environment", .serialized, .timeLimit(.minutes(5)))
     struct EnvironmentRouteTests {
         private func update(_ daemon: TestDaemon, _ body: String) async throws -> TestClient.Answer {
             try await daemon.client.call(.POST, "/env", body: body)

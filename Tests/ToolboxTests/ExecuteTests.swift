@@ -8,7 +8,7 @@ import Testing
 @testable import Toolbox
 
 extension DaemonSuites {
-    @Suite("Execute", .serialized, .timeLimit(.minutes(3)))
+    @Suite("Execute", .serialized, .timeLimit(.minutes(5)))
     struct ExecuteTests {
         @Test("Both streams come in the order written, with the exit code, and standard input is empty")
         func outputAndExitCode() async throws {
@@ -91,12 +91,12 @@ extension DaemonSuites {
                     "echo partial; sleep \(mark) & (setsid sh -c 'sleep \(mark)' &); trap '' TERM; nohup setsid setsid sleep \(mark) & sleep \(mark)",
                     timeout: 1
                 )
-                #expect(ContinuousClock.now - started < .seconds(4))
+                #expect(ContinuousClock.now - started < .seconds(20))
                 #expect(answer.status == 408)
                 #expect(answer.body.code == "PROCESS_EXECUTION_TIMEOUT")
                 #expect(answer.body.result.hasPrefix("partial\n"))
                 #expect(answer.body.message?.contains("partial") == true)
-                #expect(processes(holding: mark) == [])
+                #expect(try await eventually { processes(holding: mark) == [] })
                 #expect(try await eventually { daemon.daemon.processCount == 0 })
             }
         }
@@ -205,7 +205,7 @@ extension DaemonSuites {
                 async let answer = daemon.execute("trap '' TERM; echo on; while :; do sleep \(mark); done")
                 // The shell's own words hold the text too, but then it may not have got to the trap.
                 #expect(
-                    try await eventually(.seconds(20)) { processes(holding: mark).contains { $0.hasPrefix("sleep") } }
+                    try await eventually(.seconds(60)) { processes(holding: mark).contains { $0.hasPrefix("sleep") } }
                 )
                 await daemon.daemon.stopPrograms()
                 #expect(try await answer.body.exitCode == 137)

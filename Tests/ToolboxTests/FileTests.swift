@@ -8,7 +8,7 @@ import Testing
 @testable import Toolbox
 
 extension DaemonSuites {
-    @Suite("Files", .serialized, .timeLimit(.minutes(3)))
+    @Suite("Files", .serialized, .timeLimit(.minutes(5)))
     struct FileTests {
         struct Uploaded: Decodable {
             struct File: Decodable, Equatable {

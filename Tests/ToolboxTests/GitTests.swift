@@ -754,9 +754,9 @@ extension DaemonSuites {
             try await GitRig.run { rig async throws in
                 let body = #"{"url":"\#(rig.url("stalled"))","path":"x"}"#
                 try await rig.daemon.client.callAndHangUp(.POST, "/git/clone", body: body, after: .milliseconds(700))
-                #expect(try await eventually(.seconds(10)) { rig.daemon.daemon.processCount == 0 })
-                #expect(processes(holding: ":\(rig.port)/stalled") == [])
-                #expect(try await rig.shell("ls -A") == "")
+                #expect(try await eventually(.seconds(60)) { rig.daemon.daemon.processCount == 0 })
+                #expect(try await eventually { processes(holding: ":\(rig.port)/stalled") == [] })
+                #expect(try await eventually { try await rig.shell("ls -A") == "" })
             }
         }
 
@@ -773,7 +773,7 @@ extension DaemonSuites {
                     "path": "w", "message": "m", "author": "a", "email": "e", "allow_empty": true,
                 ]
                 #expect(try await rig.post("commit", commit).status == 200)
-                #expect(ContinuousClock.now - started < .seconds(30))
+                #expect(ContinuousClock.now - started < .seconds(60))
                 #expect(processes(holding: "sleep \(mark)").count == 1)
             }
         }
@@ -815,7 +815,7 @@ extension String {
 
 extension DaemonSuites {
     /// How a git that must end is ended, shown on shells that take it more or less well.
-    @Suite("Running git", .timeLimit(.minutes(2)))
+    @Suite("Running git", .timeLimit(.minutes(5)))
     struct RunningGitTests {
         private let table = ProcessTable()
 
@@ -855,7 +855,7 @@ extension DaemonSuites {
             #expect(try await eventually { processes(holding: mark).count == 3 })
             running.end(.abandoned)
             #expect(try await result.exitCode == 137)
-            #expect(try await eventually(.seconds(10)) { table.count == 0 && processes(holding: mark).isEmpty })
+            #expect(try await eventually(.seconds(60)) { table.count == 0 && processes(holding: mark).isEmpty })
         }
 
         @Test("Endless output is cut at the limit and ends it; errors keep both ends; input larger than a pipe arrives")

@@ -6,7 +6,7 @@ import WebSockets
 
 @testable import Toolbox
 
-@Suite("Interpreter logic", .timeLimit(.minutes(1)))
+@Suite("Interpreter logic", .timeLimit(.minutes(5)))
 struct InterpreterLogicTests {
     @Test("Whatever happens in a queue, one has the turn, it goes by arrival, and nobody is forgotten")
     func queueModel() {

@@ -174,11 +174,11 @@ extension DaemonSuites {
             try await TestDaemon.run { daemon async throws in
                 let seen = try await daemon.run(
                     "x = 7\nprint('before')\nimport time\ntime.sleep(600)",
-                    ["timeout": .int(1)]
+                    ["timeout": .int(3)]
                 )
                 #expect(seen.stdout == "before\n" && seen.control == "interrupted")
                 #expect(seen.error?.name == "KeyboardInterrupt")
-                #expect(seen.code == 4008 && seen.reason == "timed out: not finished after 1 s")
+                #expect(seen.code == 4008 && seen.reason == "timed out: not finished after 3 s")
                 let next = try await daemon.run("print(x)")
                 #expect(next.stdout == "7\n" && next.stderr == "")
             }
@@ -195,7 +195,7 @@ extension DaemonSuites {
                     print('ready')
                     while True: time.sleep(1)
                     """
-                let seen = try await daemon.run(code, ["timeout": .int(1)])
+                let seen = try await daemon.run(code, ["timeout": .int(3)])
                 #expect(seen.stdout == "ready\n" && seen.code == 4008 && seen.reason.contains("killed"))
                 #expect(try await eventually { processes(holding: mark).isEmpty })
                 let next = try await daemon.run("print('code' in globals(), 'os' in globals())")
@@ -227,7 +227,7 @@ extension DaemonSuites {
                     """
                 )
                 try daemon.write("", to: "die")
-                #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 0 })
+                #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 0 })
                 let healed = try await daemon.run("print(2)")
                 #expect(healed.stdout == "last words\n2\n" && healed.stderr.contains("exit code 4"))
             }
@@ -299,7 +299,7 @@ extension DaemonSuites {
                     _ = try await socket.next()
                     try await daemon.open { try await $0.sendCode("open('never', 'w')") }
                 }
-                #expect(try await eventually(.seconds(30)) { daemon.exists("interrupted") })
+                #expect(try await eventually(.seconds(60)) { daemon.exists("interrupted") })
                 let next = try await daemon.run("print(x)")
                 #expect(next.stdout == "kept\n" && next.stderr == "")
                 #expect(!daemon.exists("never"))
@@ -328,7 +328,7 @@ extension DaemonSuites {
                         try await socket.setReading(false)
                         var before = -1
                         // Until nothing is written for a while.
-                        _ = try await eventually(.seconds(30)) {
+                        _ = try await eventually(.seconds(60)) {
                             let now = try pipeCounter(of: daemon)
                             defer { before = now }
                             try await Task.sleep(for: .milliseconds(300))
@@ -349,8 +349,8 @@ extension DaemonSuites {
                 try await daemon.open { socket in
                     try await socket.sendCode("while True: print('x' * 65535)", ["timeout": .int(1)])
                     try await socket.setReading(false)
-                    #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 1 })
-                    #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 0 })
+                    #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 1 })
+                    #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 0 })
                 }
                 #expect(try await daemon.run("print(1)").stdout == "1\n")
             }
@@ -371,7 +371,7 @@ extension DaemonSuites {
                 )
                 #expect(seen.stdout == "" && seen.code == 1000)
                 try daemon.write("", to: "go")
-                #expect(try await eventually(.seconds(30)) { daemon.exists("printed") })
+                #expect(try await eventually(.seconds(60)) { daemon.exists("printed") })
                 #expect(try await daemon.run("print('next')").stdout == "late\nnext\n")
                 _ = try await daemon.run(
                     """
@@ -381,7 +381,7 @@ extension DaemonSuites {
                     """
                 )
                 try daemon.write("", to: "flood")
-                #expect(try await eventually(.seconds(30)) { daemon.exists("flooded") })
+                #expect(try await eventually(.seconds(60)) { daemon.exists("flooded") })
                 let cut = try await daemon.run("print(child.wait())")
                 #expect(cut.stdout.hasSuffix("y\nend\n0\n") && cut.stdout.utf8.count < 70_000)
                 #expect(cut.stderr.contains("dropped"))
@@ -437,7 +437,7 @@ extension DaemonSuites {
                         }
                     }
                 }
-                #expect(try await eventually(.seconds(30)) { daemon.daemon.processCount == 0 })
+                #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 0 })
             }
         }
 

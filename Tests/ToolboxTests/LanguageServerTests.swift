@@ -5,7 +5,7 @@ import Testing
 
 @testable import Toolbox
 
-@Suite("Language servers: life", .serialized, .timeLimit(.minutes(2)))
+@Suite("Language servers: life", .serialized, .timeLimit(.minutes(5)))
 struct LanguageServerLifeTests {
     private func patience(_ change: (inout LanguageServerPatience) -> Void) -> LanguageServerPatience {
         var patience = LanguageServerPatience()
@@ -72,7 +72,7 @@ struct LanguageServerLifeTests {
                 kill(process, SIGKILL)
                 throw ToolboxError.badRequest("it did not rest")
             }
-            #expect(try await eventually(.seconds(20)) { (try? await rig.symbols("kept.py")) == ["kept", "inner"] })
+            #expect(try await eventually(.seconds(60)) { (try? await rig.symbols("kept.py")) == ["kept", "inner"] })
         }
     }
 
@@ -146,7 +146,7 @@ struct LanguageServerLifeTests {
     }
 }
 
-@Suite("Language servers: talk", .serialized, .timeLimit(.minutes(2)))
+@Suite("Language servers: talk", .serialized, .timeLimit(.minutes(5)))
 struct LanguageServerTalkTests {
     @Test("What a server asks is answered, so that it does not wait for ever")
     func questions() async throws {
@@ -305,7 +305,7 @@ struct LanguageServerTalkTests {
                 Task { try await rig.symbols("hang.py") }
             }
             #expect(
-                try await eventually(.seconds(20)) {
+                try await eventually(.seconds(60)) {
                     rig.log().filter { $0.hasPrefix("textDocument/documentSymbol") }.count == calls.count
                 }
             )

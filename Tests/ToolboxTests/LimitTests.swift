@@ -6,7 +6,7 @@ import Testing
 
 extension DaemonSuites {
     /// Programs in a control group of the kernel's, as those of a sandbox are.
-    @Suite("Limits", .serialized, .timeLimit(.minutes(2)))
+    @Suite("Limits", .serialized, .timeLimit(.minutes(5)))
     struct LimitTests {
         @Test("A program that the kernel ends for its memory is answered with the reason")
         func memory() async throws {

@@ -30,7 +30,7 @@ private struct Seen: Equatable {
     }
 }
 
-@Suite("Logs", .timeLimit(.minutes(2))) struct LogTests {
+@Suite("Logs", .timeLimit(.minutes(5))) struct LogTests {
     /// A parent of log directories that goes away.
     private func withDirectory(_ body: (String, LogDirectory) async throws -> Void) async throws {
         let parent = try makeTemporaryDirectory()

@@ -7,7 +7,7 @@ import Testing
 
 extension DaemonSuites {
     /// The servers of the default image, asked over HTTP.
-    @Suite("Real language servers", .serialized, .timeLimit(.minutes(4)))
+    @Suite("Real language servers", .serialized, .timeLimit(.minutes(5)))
     struct RealLanguageServerTests {
         private struct Completions: Decodable {
             var isIncomplete: Bool
@@ -82,7 +82,7 @@ extension DaemonSuites {
                 #expect(try code(missing) == "FILE_NOT_FOUND")
                 #expect(try await post(daemon, "did-close", "\(project),\"uri\":\"file://a.py\"").status == 200)
                 #expect(try await post(daemon, "stop", project).status == 200)
-                #expect(try await eventually(.seconds(10)) { daemon.daemon.processCount == 0 })
+                #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 0 })
                 let late = try await daemon.client.call(.GET, "/lsp/workspacesymbols?\(query)&query=x")
                 #expect(late.status == 400)
                 #expect(try code(late) == "LSP_SERVER_NOT_INITIALIZED")

@@ -71,7 +71,7 @@ extension TestDaemon {
     /// The recordings, once all have ended and are on the disk.
     fileprivate func ended(_ count: Int) async throws -> [(RecordingList.Item, Cast)] {
         var found: [(RecordingList.Item, Cast)] = []
-        let isSo = try await eventually(.seconds(20)) {
+        let isSo = try await eventually(.seconds(60)) {
             found = []
             for item in try await list().recordings where !item.active {
                 let answer = try await client.call(.GET, "/process/recordings/\(item.id)/download")
@@ -157,7 +157,7 @@ struct CastWriterTests {
 }
 
 extension DaemonSuites {
-    @Suite("Recordings", .serialized, .timeLimit(.minutes(3)))
+    @Suite("Recordings", .serialized, .timeLimit(.minutes(5)))
     struct RecordingTests {
         @Test(
             "A terminal is recorded as its client sees it: sizes, split characters, its end; nothing that was typed silently"

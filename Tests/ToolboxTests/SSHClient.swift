@@ -48,10 +48,10 @@ struct SSHClient: Sendable {
             #expect(try await client.ssh("true").code == 0)
             let before = try await client.settledDescriptors()
             try await body(client)
-            #expect(try await eventually(.seconds(20)) { client.connectionThreads == 0 })
-            #expect(try await eventually(.seconds(20)) { daemon.daemon.processCount == 0 })
+            #expect(try await eventually(.seconds(60)) { client.connectionThreads == 0 })
+            #expect(try await eventually(.seconds(60)) { daemon.daemon.processCount == 0 })
             #expect(
-                try await eventually(.seconds(20)) { openDescriptors() <= before },
+                try await eventually(.seconds(60)) { openDescriptors() <= before },
                 "\(openDescriptors()), not \(before)"
             )
         }
@@ -86,7 +86,7 @@ struct SSHClient: Sendable {
     }
 
     private func settledDescriptors() async throws -> Int {
-        _ = try await eventually(.seconds(20)) {
+        _ = try await eventually(.seconds(60)) {
             connectionThreads == 0 && daemon.daemon.processCount == 0 && processes.count == 0
         }
         return openDescriptors()

@@ -65,12 +65,12 @@ extension DaemonSuites {
             try await SSHClient.run { client async throws in
                 let mark = "3\(UInt32.random(in: 100_000...999_999))"
                 async let session = client.ssh("sleep \(mark)")
-                #expect(try await eventually(.seconds(20)) { processes(holding: "sleep \(mark)").count > 1 })
+                #expect(try await eventually(.seconds(60)) { processes(holding: "sleep \(mark)").count > 1 })
                 #expect(try await client.daemon.client.call(.DELETE, "/ssh/authorized-keys").status == 200)
                 let ended = try await session
                 #expect(ended.code == 255)
                 #expect(try await client.ssh("true").code == 255)
-                #expect(try await eventually(.seconds(20)) { processes(holding: "sleep \(mark)").isEmpty })
+                #expect(try await eventually(.seconds(60)) { processes(holding: "sleep \(mark)").isEmpty })
             }
         }
 
@@ -228,13 +228,13 @@ extension DaemonSuites {
                         .merged
                     )
                     #expect(
-                        try await eventually(.seconds(20)) {
+                        try await eventually(.seconds(60)) {
                             processes(holding: "sleep \(mark)").count { $0.hasPrefix("sleep") } == 3
                         }
                     )
                     tree.kill()
                     try? await tree.output.executeThenClose { _ in }
-                    #expect(try await eventually(.seconds(20)) { processes(holding: "sleep \(mark)").isEmpty })
+                    #expect(try await eventually(.seconds(60)) { processes(holding: "sleep \(mark)").isEmpty })
                     try await tree.gone.get()
                 }
             }
@@ -249,7 +249,7 @@ extension DaemonSuites {
                 let client = try await SSHClient.connected(to: daemon, directory)
                 let done = try await client.ssh("nohup sleep \(mark) >/dev/null 2>&1 </dev/null & echo started")
                 #expect(done.text == "started\n")
-                #expect(try await eventually(.seconds(20)) { client.connectionThreads == 0 })
+                #expect(try await eventually(.seconds(60)) { client.connectionThreads == 0 })
                 #expect(processes(holding: "sleep \(mark)").count == 1)
             }
             #expect(processes(holding: mark) == [])
@@ -371,7 +371,7 @@ extension DaemonSuites {
                     #expect(try await client.ssh(options: cancel).code == 0)
                     // The client does not wait for the server to do it.
                     #expect(
-                        try await eventually(.seconds(20)) {
+                        try await eventually(.seconds(60)) {
                             try await client.run(curl + ["http://127.0.0.1:\(back)/version"]).code == 7
                         }
                     )
@@ -393,7 +393,7 @@ extension DaemonSuites {
                     """
                 let far = client.path("far")
                 async let server = client.run(["python3", "-c", script, far])
-                #expect(try await eventually(.seconds(20)) { FileManager.default.fileExists(atPath: far) })
+                #expect(try await eventually(.seconds(60)) { FileManager.default.fileExists(atPath: far) })
                 try await client.forwarding(["-L", "\(client.path("near")):\(far)"]) {
                     let connect = """
                         import socket, sys
@@ -418,7 +418,7 @@ extension DaemonSuites {
                 let lines = done.text.split(separator: "\n").map(String.init)
                 try #require(lines.count == 3, "\(done)")
                 #expect(lines[0].hasPrefix("ssh-ed25519 ") && lines[2] == "700")
-                #expect(try await eventually(.seconds(20)) { !FileManager.default.fileExists(atPath: lines[1]) })
+                #expect(try await eventually(.seconds(60)) { !FileManager.default.fileExists(atPath: lines[1]) })
             }
         }
     }

@@ -7,7 +7,7 @@ import Testing
 @testable import Toolbox
 
 extension DaemonSuites {
-    @Suite("Server", .serialized, .timeLimit(.minutes(2)))
+    @Suite("Server", .serialized, .timeLimit(.minutes(5)))
     struct ServerTests {
         @Test("Without the right token nothing answers but 401")
         func token() async throws {
@@ -185,7 +185,7 @@ extension DaemonSuites {
 }
 
 extension DaemonSuites {
-    @Suite("Code", .serialized, .timeLimit(.minutes(2)))
+    @Suite("Code", .serialized, .timeLimit(.minutes(5)))
     struct CodeRunTests {
         @Test(
             "Python: arguments, traceback with source lines, syntax errors, exit code, import from the working directory"

@@ -73,7 +73,7 @@ private struct ShellBench {
     }
 }
 
-@Suite("Session shells", .timeLimit(.minutes(3))) struct SessionShellTests {
+@Suite("Session shells", .timeLimit(.minutes(5))) struct SessionShellTests {
     @Test("Directory, variables, functions, arguments and the last status stay", arguments: shellsHere())
     func stateStays(shell: String) async throws {
         try await ShellBench.run(shell) { bench async throws in

@@ -8,7 +8,7 @@ import Testing
 
 extension DaemonSuites {
     /// The executable itself, since the supervisor is a process of its own.
-    @Suite("Supervisor", .serialized, .timeLimit(.minutes(2)))
+    @Suite("Supervisor", .serialized, .timeLimit(.minutes(5)))
     struct SupervisorTests {
         @Test("A killed daemon is followed by one that knows the token and the variables, and nothing else")
         func killed() async throws {
@@ -179,7 +179,7 @@ private struct SupervisedDaemon {
     }
 
     func awaitAnswer() async throws {
-        let answers = try await eventually(.seconds(20)) {
+        let answers = try await eventually(.seconds(60)) {
             (try? await client.call(.GET, "/version").status) == 200
         }
         try #require(answers, "\(log)")
@@ -188,7 +188,7 @@ private struct SupervisedDaemon {
     /// Waits for the supervisor's end.
     func end() async throws -> ProgramExit {
         var status: CInt = 0
-        let ended = try await eventually(.seconds(20)) { waitpid(supervisor, &status, WNOHANG) == supervisor }
+        let ended = try await eventually(.seconds(60)) { waitpid(supervisor, &status, WNOHANG) == supervisor }
         try #require(ended, "\(log)")
         return ProgramExit(waitStatus: status)
     }

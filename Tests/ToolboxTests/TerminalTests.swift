@@ -100,7 +100,7 @@ private struct TerminalDescription: Decodable {
 }
 
 extension DaemonSuites {
-    @Suite("Terminals", .serialized, .timeLimit(.minutes(3)))
+    @Suite("Terminals", .serialized, .timeLimit(.minutes(5)))
     struct TerminalTests {
         @Test("A login shell with its size, directory and variables; its end is told twice")
         func shell() async throws {
@@ -394,7 +394,7 @@ extension DaemonSuites {
                     #expect(try await peer.read(until: "ready"))
                 }
             }
-            #expect(ContinuousClock.now - start < .seconds(20))
+            #expect(ContinuousClock.now - start < .seconds(60))
         }
     }
 }

@@ -14,7 +14,7 @@ struct BodyScanner {
         case length(Int)
         case untilClose
         case size(digits: Int)
-        case `extension`
+        case extensionName(isEmpty: Bool), extensionValue(isEmpty: Bool)
         case sizeEnd
         case data(Int)
         case dataCR, dataLF
@@ -79,7 +79,8 @@ struct BodyScanner {
     private mutating func step(_ byte: UInt8) throws(ProxyRefusal) {
         switch state {
         case .size(let digits): try stepSize(byte, digits: digits)
-        case .extension: try stepExtension(byte)
+        case .extensionName(let isEmpty): try stepExtension(byte, isValue: false, isEmpty: isEmpty)
+        case .extensionValue(let isEmpty): try stepExtension(byte, isValue: true, isEmpty: isEmpty)
         case .sizeEnd:
             try expect(byte, Syntax.lineFeed)
             state = size == 0 ? .trailerStart : .data(size)
@@ -110,20 +111,26 @@ struct BodyScanner {
         } else if digits > 0, byte == Syntax.carriageReturn {
             state = .sizeEnd
         } else if digits > 0, byte == UInt8(ascii: ";") {
-            state = .extension
+            state = .extensionName(isEmpty: true)
         } else {
             throw .badRequest("a chunk size is not hexadecimal digits followed by CRLF")
         }
     }
 
-    private mutating func stepExtension(_ byte: UInt8) throws(ProxyRefusal) {
-        if byte == Syntax.carriageReturn {
-            state = .sizeEnd
-            return
-        }
+    /// `;name` or `;name=value`, of tokens (RFC 9112, 7.1.1). Quoted values, which nobody sends, are read differently by
+    /// different servers.
+    private mutating func stepExtension(_ byte: UInt8, isValue: Bool, isEmpty: Bool) throws(ProxyRefusal) {
         overhead += 1
-        guard Syntax.isFieldValue(byte), overhead <= Self.extensionBytesLimit else {
-            throw .badRequest("a chunk extension holds control characters or exceeds \(Self.extensionBytesLimit) bytes")
+        guard overhead <= Self.extensionBytesLimit else {
+            throw .badRequest("a chunk extension exceeds \(Self.extensionBytesLimit) bytes")
+        }
+        switch byte {
+        case _ where Syntax.isToken(byte):
+            state = isValue ? .extensionValue(isEmpty: false) : .extensionName(isEmpty: false)
+        case UInt8(ascii: "=") where !isValue && !isEmpty: state = .extensionValue(isEmpty: true)
+        case UInt8(ascii: ";") where !isEmpty: state = .extensionName(isEmpty: true)
+        case Syntax.carriageReturn where !isEmpty: state = .sizeEnd
+        default: throw .badRequest("a chunk extension is not of the form ';name=value' with tokens")
         }
     }
 

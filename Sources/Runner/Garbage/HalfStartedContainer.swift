@@ -9,7 +9,7 @@ import NIOPosix
 /// program (`runc init`), its shim, and the network interface in its namespace. The engine does not know of it: it does not
 /// end it when the container is removed, and until it is gone it refuses to start the container ("task … already exists").
 enum HalfStartedContainer {
-    /// Kills what is left of a container that does not run, by the name of its control group.
+    /// Kills what is left of a container that does not run, where its control group is left.
     ///
     /// To be called only when the engine says that it does not run, or is gone. Returns how many processes were killed, which is
     /// none as a rule: then it costs a few look-ups of absent files.
@@ -22,10 +22,12 @@ enum HalfStartedContainer {
         guard container.utf8.count == 64, container.utf8.allSatisfy({ Character(UnicodeScalar($0)).isHexDigit }) else {
             return 0
         }
-        let processes = Set(groups(of: container).flatMap { members(of: $0) })
-        let shims = Set(processes.compactMap { shim(of: $0) })
-        for process in processes.union(shims) { kill(process, SIGKILL) }
-        return processes.count + shims.count
+        let groups = groups(of: container).filter { access($0, F_OK) == 0 }
+        if groups.isEmpty { return 0 }
+        // A shim may outlive its process, and then nothing but its arguments tells whose it was.
+        let left = Set(groups.flatMap { members(of: $0) } + HostProcesses.find { isShim(of: container, arguments: $0) })
+        for process in left { kill(process, SIGKILL) }
+        return left.count
     }
 
     /// Where the engine puts it: version 1 or 2 of control groups, with either of its drivers.
@@ -40,14 +42,11 @@ enum HalfStartedContainer {
         return text.split(separator: "\n").compactMap { pid_t($0) }.filter { $0 > 1 }
     }
 
-    /// The parent, if that is the shim, which would otherwise keep the engine from starting the container again.
-    private static func shim(of process: pid_t) -> pid_t? {
-        guard let status = try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8),
-            let end = status.lastIndex(of: ")"),
-            let parent = pid_t(status[end...].split(separator: " ").dropFirst(2).first ?? ""), parent > 1,
-            let name = try? String(contentsOfFile: "/proc/\(parent)/comm", encoding: .utf8),
-            name.hasPrefix("containerd-shim")
-        else { return nil }
-        return parent
+    /// `containerd-shim-… -id <container>`, of whatever OCI runtime.
+    static func isShim(of container: String, arguments: [String]) -> Bool {
+        guard let program = arguments.first?.split(separator: "/").last, program.hasPrefix("containerd-shim") else {
+            return false
+        }
+        return zip(arguments, arguments.dropFirst()).contains { $0 == ("-id", container) }
     }
 }

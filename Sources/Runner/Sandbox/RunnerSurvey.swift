@@ -75,8 +75,12 @@ package actor RunnerSurvey {
     private var turn = 0
     private var hasAdopted = false
     private var wantsDeep = true
+    private var halfMade: HalfMadeInterfaces
 
-    package init(_ parts: RunnerParts) { self.parts = parts }
+    package init(_ parts: RunnerParts) {
+        self.parts = parts
+        halfMade = HalfMadeInterfaces(bridge: parts.network.name)
+    }
 
     /// The next survey looks closely at all that runs.
     package func wantDeep() { wantsDeep = true }
@@ -104,6 +108,8 @@ package actor RunnerSurvey {
         if parts.firewall.adopt(rules(of: containers, rows)) || !hasAdopted { try await parts.firewall.verify() }
         hasAdopted = true
         try await parts.network.ensure()
+        // Only an engine that was away leaves such behind.
+        if isDeep || !halfMade.isEmpty { await removeHalfMade() }
         turn += 1
         let keys = planSurvey(
             rows: rows,
@@ -122,6 +128,22 @@ package actor RunnerSurvey {
         } catch {
             parts.logger.warning("firewall could not be verified", metadata: ["error": "\(error)"])
         }
+    }
+
+    private func removeHalfMade() async {
+        var interfaces = halfMade
+        do {
+            let removed = try await interfaces.collect(now: parts.now())
+            if !removed.isEmpty {
+                parts.logger.notice(
+                    "interfaces that the engine had forgotten are removed",
+                    metadata: ["interface.names": "\(removed.joined(separator: ","))"]
+                )
+            }
+        } catch {
+            parts.logger.warning("interfaces could not be looked at", metadata: ["error": "\(error)"])
+        }
+        halfMade = interfaces
     }
 
     private func containers() async throws -> [SurveyedContainer] {

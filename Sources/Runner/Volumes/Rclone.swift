@@ -102,16 +102,8 @@ struct Rclone: Sendable {
     @discardableResult
     private func run(_ arguments: [String], within limit: Duration) async throws -> String {
         let words = arguments + ["--config", folders.configuration]
-        return try await withThrowingTaskGroup(of: String.self) { group in
-            group.addTask { try await execute(words) }
-            group.addTask {
-                try await Task.sleep(for: limit)
-                throw RunnerError(.volume, "rclone \(arguments[0]) did not end within \(limit); it was killed")
-            }
-            defer { group.cancelAll() }
-            guard let output = try await group.next() else { throw CancellationError() }
-            return output
-        }
+        let late = RunnerError(.volume, "rclone \(arguments[0]) did not end within \(limit); it was killed")
+        return try await withDeadline(limit, orThrow: late) { try await execute(words) }
     }
 
     /// A name is looked up in the path, which a program given with its folder begins.

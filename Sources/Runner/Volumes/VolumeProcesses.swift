@@ -8,25 +8,15 @@ import FoundationEssentials
 /// The processes of rclone that serve mounts of ours, found by what they were started with. They are nobody's children, so
 /// there is nothing to wait for but their end.
 enum VolumeProcesses {
-    /// All processes that serve a mount point. Blocks for a few milliseconds. What runs in a sandbox may bear any arguments it
-    /// likes, but not our process namespace.
+    /// All processes that serve a mount point. Blocks for a few milliseconds.
     static func serving(_ mountPoint: String) -> [pid_t] {
-        let ours = namespace(of: "self")
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
-        return names.compactMap { pid_t($0) }.filter { pid in
-            guard let data = try? Data(contentsOf: URL(filePath: "/proc/\(pid)/cmdline")) else { return false }
-            return isServing(mountPoint, arguments: data) && namespace(of: "\(pid)") == ours
-        }
+        HostProcesses.find { isServing(mountPoint, arguments: $0) }
     }
 
-    private static func namespace(of process: String) -> String? {
-        try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process)/ns/pid")
-    }
-
-    /// `rclone`, NUL, `mount`, NUL, …, and the mount point as a word of its own.
-    static func isServing(_ mountPoint: String, arguments: Data) -> Bool {
-        let words = arguments.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
-        return words.count > 2 && words[1] == "mount" && words.contains(mountPoint) && words.contains("--daemon")
+    /// `rclone mount …`, with the mount point as a word of its own.
+    static func isServing(_ mountPoint: String, arguments: [String]) -> Bool {
+        arguments.count > 2 && arguments[1] == "mount" && arguments.contains(mountPoint)
+            && arguments.contains("--daemon")
     }
 
     /// Ends them: asks, waits, kills. They are gone when this returns.

@@ -37,6 +37,13 @@ package struct ProgramInput: Sendable {
         channel.close(promise: nil)
     }
 
+    /// Whether a terminal's output lies in the kernel that nobody has read yet. On the event loop only.
+    var isOutputWaiting: Bool {
+        guard let terminal, channel.isActive else { return false }
+        var look = pollfd(fd: terminal, events: Int16(POLLIN), revents: 0)
+        return poll(&look, 1, 0) == 1 && look.revents & Int16(POLLIN) != 0
+    }
+
     /// Sets the size of the terminal that this is the input of.
     /// - Throws: `IOError` if it is none (ENOTTY), or is gone (EBADF).
     package func resize(_ size: TerminalSize) async throws {

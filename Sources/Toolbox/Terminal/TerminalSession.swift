@@ -252,7 +252,9 @@ package final class TerminalSession: Sendable {
         @Sendable func check(seen count: Int) {
             guard terminal.isActive else { return }
             let (now, isWaiting) = state.withLock { ($0.pieceCount, $0.producer != nil) }
-            if now == count, !isWaiting { return terminal.close(promise: nil) }
+            // On a busy machine there may be output that nobody had the time to read.
+            let isQuiet = now == count && !isWaiting && tree.input?.isOutputWaiting != true
+            if isQuiet { return terminal.close(promise: nil) }
             loop.scheduleTask(in: TimeAmount(TerminalLimit.quiet)) { check(seen: now) }
         }
         tree.exit.whenComplete { _ in check(seen: -1) }

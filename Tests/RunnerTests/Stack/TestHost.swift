@@ -8,6 +8,7 @@ import Reconciling
 import Runner
 import ServiceLifecycle
 import Store
+import Synchronization
 import TestSupport
 
 /// A runner's surroundings for one test: a database, a login, an engine, a bridge and chains of its own; all gone afterwards.
@@ -54,12 +55,23 @@ struct TestHost: Sendable {
         }
     }
 
+    /// Suites run beside one another, and the engine makes no two networks whose addresses overlap. Begins anywhere, for who
+    /// else tests on this machine.
+    private static let lastPlace = Mutex(UInt8.random(in: 1...250))
+
+    private static func nextPlace() -> UInt8 {
+        lastPlace.withLock { last in
+            last = last % 250 + 1
+            return last
+        }
+    }
+
     private static func configuration() throws -> RunnerConfiguration {
         var configuration = try RunnerConfiguration(
             daemonPath: try TestStack.environment("MARTLET_TEST_DAEMON"),
             stateDirectory: "/tmp/martlet-test-\(UInt32.random(in: 0 ... .max))"
         )
-        let place = UInt8.random(in: 1...250)
+        let place = nextPlace()
         configuration.subnet = try IPv4Range(parsing: "10.201.\(place).0/24")
         configuration.bridge = "mt\(place)g\(UInt16.random(in: 0 ... .max))"
         configuration.ingressHost = "127.0.0.1"
@@ -217,7 +229,7 @@ struct TestHost: Sendable {
     func wait(
         _ id: SandboxID,
         for state: PublicState,
-        within limit: Duration = .seconds(20),
+        within limit: Duration = .seconds(60),
         where isRight: (SandboxRecord) -> Bool = { _ in true }
     ) async throws -> SandboxRecord {
         var last = "absent"
@@ -233,7 +245,7 @@ struct TestHost: Sendable {
     }
 
     /// Waits until nothing of the sandbox is left: row's placement, container, rules.
-    func waitUntilGone(_ id: SandboxID, within limit: Duration = .seconds(20)) async throws {
+    func waitUntilGone(_ id: SandboxID, within limit: Duration = .seconds(60)) async throws {
         try await eventually("nothing is left of \(id)", within: limit) {
             let placed =
                 try await database.owner.queryFirst("SELECT FROM sandbox_placement WHERE sandbox_id = \(id)") != nil
@@ -254,7 +266,7 @@ struct TestHost: Sendable {
         try await database.owner.execute("UPDATE sandbox SET desired_state = \(desired) WHERE id = \(id)")
     }
 
-    func eventually(_ what: String, within limit: Duration = .seconds(20), _ check: () async throws -> Bool)
+    func eventually(_ what: String, within limit: Duration = .seconds(60), _ check: () async throws -> Bool)
         async throws
     {
         let deadline = ContinuousClock.now + limit

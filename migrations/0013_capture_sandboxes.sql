@@ -29,9 +29,10 @@ COMMENT ON COLUMN sandbox.restored IS 'Its image is a backup of its own.';
 COMMENT ON COLUMN sandbox.last_epoch IS 'Of its last placement that has ended: the next one goes on from there, so that no container of an old one is taken for its own. Written by a trigger on sandbox_placement.';
 COMMENT ON COLUMN sandbox.archive_ready IS 'It is to be archived, and its image is a backup that is newer than its last run: its runner lets go of it. Written by advance_archive().';
 CREATE INDEX sandbox_by_parent ON sandbox (parent_id) WHERE parent_id IS NOT NULL;
-CREATE INDEX sandbox_archived ON sandbox (desired_changed_at) WHERE desired_state = 'archived' AND auto_delete_minutes >= 0;
+CREATE INDEX archived_to_delete ON sandbox ((desired_changed_at AT TIME ZONE 'UTC' + make_interval(mins => auto_delete_minutes)))
+    WHERE desired_state = 'archived' AND auto_delete_minutes >= 0;
 CREATE INDEX sandbox_status_stopped ON sandbox_status (state_changed_at) WHERE state = 'stopped';
-CREATE INDEX backup_by_age ON snapshot (created_at) WHERE purpose = 'backup';
+CREATE INDEX backup_of_nobody ON snapshot (id) WHERE purpose = 'backup' AND source_sandbox_id IS NULL;
 
 ALTER TABLE organization
     ADD COLUMN backup_on_stop boolean NOT NULL DEFAULT false,
@@ -55,7 +56,7 @@ CREATE FUNCTION capture_begins_again() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     SELECT p.epoch INTO NEW.source_epoch FROM sandbox_placement p JOIN sandbox s ON s.id = p.sandbox_id
-        WHERE p.sandbox_id = NEW.source_sandbox_id AND s.desired_state <> 'destroyed';
+        WHERE p.sandbox_id = NEW.source_sandbox_id AND s.desired_state <> 'destroyed' AND NOT s.archive_ready;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the snapshot has no image, and the sandbox that it was to be made of is on no runner any more'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'captured_sandbox_is_there',
@@ -93,11 +94,13 @@ BEGIN
         ELSIF TG_OP = 'UPDATE' AND its.image IS NOT NULL THEN
             DELETE FROM snapshot WHERE source_sandbox_id = its.source_sandbox_id AND purpose = 'backup' AND captured_at < its.captured_at
                 AND state NOT IN ('pending', 'snapshotting');
+            -- Whoever takes it over starts from these files.
+            UPDATE sandbox SET architecture = its.architecture WHERE id = its.source_sandbox_id AND architecture IS NULL;
         END IF;
-        PERFORM advance_archive(its.source_sandbox_id);
     ELSE
         PERFORM show_capture(its.source_sandbox_id);
     END IF;
+    PERFORM advance_archive(its.source_sandbox_id);
     PERFORM pg_notify('status', its.source_sandbox_id::text);
     RETURN NULL;
 END
@@ -164,9 +167,10 @@ BEGIN
 END
 $$;
 
--- Runner: begin, or take over, the capture that has waited longest of the sandboxes that are placed on me; what an owner waits
--- for goes before backups. A sandbox is captured once at a time. No row when there is none.
-CREATE FUNCTION claim_capture(lease_seconds integer)
+-- Runner: begin, or take over, a capture of a sandbox that is placed on me: what an owner waits for goes before backups, then the
+-- organization that has fewest under way here, then what has waited longest. A sandbox is captured once at a time. No row when
+-- there is none.
+CREATE FUNCTION claim_capture(lease_seconds integer, may_be_backup boolean)
 RETURNS TABLE (snapshot_id uuid, epoch bigint, kind text, organization_id uuid, image_name text, build_info jsonb,
     failures integer, seconds_left double precision, sandbox_id uuid, placement_epoch bigint, disk_gib integer, purpose text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -179,12 +183,14 @@ BEGIN
         FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
             JOIN sandbox_placement p ON p.sandbox_id = s.source_sandbox_id AND p.epoch = s.source_epoch
             JOIN sandbox x ON x.id = p.sandbox_id
-        WHERE j.kind = 'capture' AND p.runner_id = me AND x.desired_state <> 'destroyed'
+        WHERE j.kind = 'capture' AND p.runner_id = me AND x.desired_state <> 'destroyed' AND NOT x.archive_ready
+            AND (may_be_backup OR s.purpose <> 'backup')
             AND j.not_before <= now() AND j.deadline_at > now() AND j.claims < snapshot_claims_limit()
             AND (j.lease_expires_at IS NULL OR j.lease_expires_at < now())
             AND NOT EXISTS (SELECT FROM snapshot_job o JOIN snapshot os ON os.id = o.snapshot_id
                 WHERE os.source_sandbox_id = s.source_sandbox_id AND o.lease_expires_at > now())
-        ORDER BY s.purpose = 'backup', j.created_at
+        ORDER BY s.purpose = 'backup', (SELECT count(*) FROM snapshot_job o JOIN snapshot os ON os.id = o.snapshot_id
+                WHERE o.runner_id = me AND o.lease_expires_at > now() AND os.organization_id = s.organization_id), j.created_at
         LIMIT 1 FOR NO KEY UPDATE OF s, j SKIP LOCKED;
     IF found IS NULL THEN
         RETURN;
@@ -211,27 +217,33 @@ CREATE FUNCTION complete_backup(target uuid) RETURNS SETOF snapshot LANGUAGE sql
     ORDER BY b.captured_at DESC LIMIT 1
 $$;
 
--- One step on the way of a sandbox that is to be archived; nothing for any other. Called when the wish, the status or a backup
--- changes. First it stops (its runner's plan), then it is backed up, and only then its runner lets go of it.
+-- One step on the way of a sandbox that is to be archived; nothing for any other. Called when the wish, the status or a capture
+-- changes. First it stops (its runner's plan), and what its owner has captured is made; then it is backed up, and only then its
+-- runner lets go of it.
 CREATE FUNCTION advance_archive(target uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     wanted sandbox;
+    seen sandbox_status;
     made snapshot;
     newest snapshot;
 BEGIN
-    SELECT * INTO wanted FROM sandbox WHERE id = target AND desired_state = 'archived' AND NOT archive_ready FOR NO KEY UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM sandbox_status WHERE sandbox_id = target AND state = 'stopped') THEN
+    SELECT * INTO wanted FROM sandbox
+        WHERE id = target AND desired_state = 'archived' AND NOT archive_ready AND capturing IS NULL FOR NO KEY UPDATE;
+    SELECT * INTO seen FROM sandbox_status WHERE sandbox_id = wanted.id AND state = 'stopped';
+    IF NOT FOUND THEN
         RETURN;
     END IF;
     SELECT * INTO made FROM complete_backup(target);
-    IF FOUND THEN
+    -- What has had no container since it was placed is what its image is.
+    IF FOUND OR seen.container_id IS NULL THEN
         -- Its runner must have heard of the wish first: it may be about to start it still, for one of before.
-        IF EXISTS (SELECT FROM sandbox_status WHERE sandbox_id = target AND observed_generation < wanted.generation) THEN
+        IF seen.observed_generation < wanted.generation THEN
             RETURN;
         END IF;
-        -- From here on the backup is what counts: a start may find the container still there, or not.
-        UPDATE sandbox SET image = made.image, architecture = made.architecture, restored = true, archive_ready = true WHERE id = target;
+        -- From here on the image is what counts: a start may find the container still there, or not.
+        UPDATE sandbox SET image = coalesce(made.image, image), architecture = coalesce(made.architecture, architecture),
+            restored = restored OR made.id IS NOT NULL, archive_ready = true WHERE id = target;
         PERFORM pg_notify('runner_' || runner_id, 'sandbox:' || target) FROM sandbox_placement WHERE sandbox_id = target;
         RETURN;
     END IF;
@@ -334,14 +346,19 @@ CREATE TRIGGER a_epoch_begins BEFORE INSERT ON sandbox_placement FOR EACH ROW EX
 CREATE FUNCTION restore_from_backup(target uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
+    newest uuid;
     made snapshot;
 BEGIN
-    SELECT * INTO made FROM snapshot WHERE source_sandbox_id = target AND purpose = 'backup' AND image IS NOT NULL
-        ORDER BY captured_at DESC LIMIT 1;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    UPDATE sandbox SET image = made.image, restored = true WHERE id = target;
+    -- Locked, so that its image is nobody's garbage before it is the sandbox's. One that is gone by then made way for a newer one.
+    WHILE made.id IS NULL LOOP
+        SELECT id INTO newest FROM snapshot WHERE source_sandbox_id = target AND purpose = 'backup' AND image IS NOT NULL
+            ORDER BY captured_at DESC LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+        SELECT * INTO made FROM snapshot WHERE id = newest FOR KEY SHARE;
+    END LOOP;
+    UPDATE sandbox SET image = made.image, architecture = made.architecture, restored = true WHERE id = target;
     PERFORM record_event('sandbox.restored', target, made.organization_id, NULL, 'restoring',
         format('it starts from its backup of %s', made.captured_at));
     RETURN true;
@@ -447,6 +464,8 @@ BEGIN
     INSERT INTO sandbox SELECT (jsonb_populate_record(source, jsonb_build_object(
         'id', child, 'name', coalesce(wanted_name, child::text), 'parent_id', target, 'snapshot_id', capture,
         'desired_state', 'started', 'force_stop', false, 'recover_count', 0, 'generation', 1, 'desired_changed_at', now(),
+        -- It may live as long as its parent may, from now: neither for ever, nor to be gone in a moment.
+        'auto_destroy_at', now() + (source.auto_destroy_at - source.created_at),
         'toolbox_token', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
         'signing_key', encode(sha256(gen_random_uuid()::text::bytea || gen_random_uuid()::text::bytea), 'hex'),
         'created_at', now(), 'updated_at', now(), 'capturing', NULL, 'restored', false, 'archive_ready', false, 'last_epoch', 0))).*;
@@ -464,6 +483,19 @@ CREATE VIEW sandbox_backup AS
             AND o.image IS NOT NULL) AS completed_at, error_reason
     FROM snapshot s WHERE purpose = 'backup' AND source_sandbox_id IS NOT NULL ORDER BY source_sandbox_id, created_at DESC;
 COMMENT ON VIEW sandbox_backup IS 'How the newest backup of a sandbox stands, and when the last one was taken.';
+
+-- As before; to its owner a fork is not pulled.
+CREATE OR REPLACE FUNCTION waiting_state(image_of uuid) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT CASE
+        WHEN state IN ('error', 'build_failed', 'inactive') THEN CASE WHEN build_info IS NULL THEN 'error' ELSE 'build_failed' END
+        WHEN purpose = 'fork' THEN 'creating'
+        WHEN build_info IS NULL THEN 'pulling_snapshot'
+        WHEN state = 'pending' THEN 'pending_build'
+        WHEN state = 'building' THEN 'building_snapshot'
+        ELSE 'creating' END
+    FROM snapshot WHERE id = image_of
+$$;
 
 CREATE FUNCTION state_of_capture(asked sandbox, otherwise text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
@@ -528,31 +560,65 @@ CREATE OR REPLACE VIEW stuck_sandboxes AS
         AND coalesce(greatest(v.state_changed_at, s.desired_changed_at), s.created_at) < now() - interval '30 seconds';
 
 -- Time ------------------------------------------------------------------------------------------------------------
+-- Whether a clock wants something of a row takes a look at several tables, and most rows want nothing. So each turn looks at a
+-- portion, going round: what a turn costs does not grow with the tables, only how late it is seen (17 minutes at 100,000 rows).
 
--- Most backups that wait at once because of a clock: the next ones come when these are done.
+CREATE TABLE housekeeping_round (
+    what text PRIMARY KEY,
+    last_id uuid
+);
+COMMENT ON TABLE housekeeping_round IS 'How far each round of housekeeping has come; NULL begins anew. Written and read by next_of_round() alone.';
+
+CREATE FUNCTION turn_length() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 1000 $$;
+
+-- The rows of this turn of a round through a table. Whoever asks holds the lock of its housekeeping.
+CREATE FUNCTION next_of_round(round text, relation regclass, key text) RETURNS uuid[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    after_id uuid := (SELECT last_id FROM housekeeping_round WHERE what = round);
+    ids uuid[];
+BEGIN
+    EXECUTE format('SELECT array(SELECT %1$I FROM %2$s WHERE %1$I > $1 ORDER BY %1$I LIMIT turn_length())', key, relation)
+        INTO ids USING coalesce(after_id, '00000000-0000-0000-0000-000000000000');
+    INSERT INTO housekeeping_round (what, last_id) VALUES (round, ids[turn_length()])
+        ON CONFLICT (what) DO UPDATE SET last_id = excluded.last_id WHERE housekeeping_round.last_id IS DISTINCT FROM excluded.last_id;
+    RETURN ids;
+END
+$$;
+
+-- Most backups that wait at once because of a clock, of one organization and of all: the next ones come when these are done.
 CREATE FUNCTION waiting_backups_limit() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 20 $$;
+CREATE FUNCTION all_waiting_backups_limit() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 200 $$;
 
--- Sandboxes that a clock wants to be backed up, those that waited longest first. What has not changed is not backed up again, and
--- one that could not be is tried again after an hour.
-CREATE FUNCTION backups_due() RETURNS TABLE (sandbox_id uuid, organization_id uuid, generation bigint)
+-- Of these sandboxes those that a clock wants to be backed up: one of each organization, those that waited longest, then the
+-- next of each. What has not changed is not backed up again, and one that could not be is tried again after an hour.
+CREATE FUNCTION backups_due(ids uuid[]) RETURNS TABLE (sandbox_id uuid, organization_id uuid, generation bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT s.id, s.organization_id, s.generation
-    FROM organization o JOIN sandbox s ON s.organization_id = o.id AND s.destroyed_at IS NULL
-        JOIN sandbox_status t ON t.sandbox_id = s.id JOIN sandbox_placement p ON p.sandbox_id = s.id
-        JOIN runner_lease l ON l.runner_id = p.runner_id AND l.expires_at > now()
-        LEFT JOIN sandbox_activity a ON a.sandbox_id = s.id
-        LEFT JOIN LATERAL (SELECT max(b.captured_at) FILTER (WHERE b.image IS NOT NULL AND b.source_epoch = p.epoch) AS taken_at,
-                bool_or(b.state IN ('pending', 'snapshotting') OR b.state = 'error' AND b.updated_at > now() - interval '1 hour') AS rests
-            FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup') AS last ON true
-    WHERE (o.backup_on_stop OR o.backup_minutes > 0) AND s.auto_delete_minutes <> 0 AND last.rests IS NOT TRUE
-        AND (o.backup_on_stop AND s.desired_state = 'stopped' AND t.state = 'stopped'
-                AND coalesce(last.taken_at, '-infinity') <= t.state_changed_at
-            OR o.backup_minutes > 0 AND s.desired_state = 'started' AND t.state = 'started'
-                AND coalesce(last.taken_at, t.started_at) < now() - make_interval(mins => o.backup_minutes)
-                AND coalesce(last.taken_at, '-infinity') < greatest(a.last_activity_at, t.started_at))
-    ORDER BY coalesce(last.taken_at, s.created_at)
-    LIMIT greatest(0, waiting_backups_limit() - (SELECT count(*) FROM snapshot_job j JOIN snapshot w ON w.id = j.snapshot_id
-        WHERE w.purpose = 'backup'))
+    WITH waiting AS (
+        SELECT w.organization_id, count(*) AS backups FROM snapshot_job j JOIN snapshot w ON w.id = j.snapshot_id
+        WHERE w.purpose = 'backup' GROUP BY w.organization_id
+    ), due AS (
+        SELECT s.id, s.organization_id, s.generation,
+            row_number() OVER (PARTITION BY s.organization_id ORDER BY coalesce(last.taken_at, s.created_at)) AS place
+        FROM (SELECT DISTINCT unnest(ids) AS id) AS looked_at
+            JOIN sandbox_status t ON t.sandbox_id = looked_at.id JOIN sandbox s ON s.id = t.sandbox_id
+            JOIN organization o ON o.id = s.organization_id
+            JOIN sandbox_placement p ON p.sandbox_id = s.id
+            JOIN runner_lease l ON l.runner_id = p.runner_id AND l.expires_at > now()
+            LEFT JOIN sandbox_activity a ON a.sandbox_id = s.id
+            LEFT JOIN LATERAL (SELECT max(b.captured_at) FILTER (WHERE b.image IS NOT NULL AND b.source_epoch = p.epoch) AS taken_at,
+                    bool_or(b.state IN ('pending', 'snapshotting') OR b.state = 'error' AND b.updated_at > now() - interval '1 hour') AS rests
+                FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup') AS last ON true
+        WHERE s.auto_delete_minutes <> 0 AND last.rests IS NOT TRUE
+            AND (o.backup_on_stop AND s.desired_state = 'stopped' AND t.state = 'stopped'
+                    AND coalesce(last.taken_at, '-infinity') <= t.state_changed_at
+                OR o.backup_minutes > 0 AND s.desired_state = 'started' AND t.state = 'started'
+                    AND coalesce(last.taken_at, t.started_at) < now() - make_interval(mins => o.backup_minutes)
+                    AND coalesce(last.taken_at, '-infinity') < greatest(a.last_activity_at, t.started_at)))
+    SELECT due.id, due.organization_id, due.generation FROM due LEFT JOIN waiting USING (organization_id)
+    WHERE due.place + coalesce(waiting.backups, 0) <= waiting_backups_limit()
+    ORDER BY due.place + coalesce(waiting.backups, 0)
+    LIMIT greatest(0, all_waiting_backups_limit() - (SELECT coalesce(sum(backups), 0) FROM waiting))
 $$;
 
 -- Api: captures that nobody can end, backups that nobody needs, and what clocks want.
@@ -560,6 +626,7 @@ CREATE FUNCTION housekeep_captures() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     due record;
+    ids uuid[];
     changed integer;
     total integer := 0;
 BEGIN
@@ -573,15 +640,21 @@ BEGIN
             WHERE x.id = s.source_sandbox_id AND x.desired_state <> 'destroyed' AND p.epoch = s.source_epoch)
         FOR NO KEY UPDATE OF s SKIP LOCKED
     LOOP
-        PERFORM end_snapshot_job(due.id, 'its sandbox was destroyed, or taken over by another runner, before it was captured');
+        PERFORM end_snapshot_job(due.id, 'its sandbox was destroyed, archived, or taken over by another runner before it was captured');
         total := total + 1;
     END LOOP;
+    -- Soon after the sandbox is destroyed; at the latest when its row goes.
     DELETE FROM snapshot WHERE id IN (
-        SELECT b.id FROM snapshot b LEFT JOIN sandbox s ON s.id = b.source_sandbox_id
-        WHERE b.purpose = 'backup' AND (s.id IS NULL OR s.destroyed_at IS NOT NULL) LIMIT 100);
+        (SELECT b.id FROM sandbox s JOIN snapshot b ON b.source_sandbox_id = s.id
+            WHERE s.destroyed_at > now() - interval '5 minutes' AND b.purpose = 'backup' LIMIT 100)
+        UNION ALL (SELECT id FROM snapshot WHERE purpose = 'backup' AND source_sandbox_id IS NULL LIMIT 100));
     GET DIAGNOSTICS changed = ROW_COUNT;
     total := total + changed;
-    FOR due IN SELECT * FROM backups_due() LOOP
+    ids := next_of_round('captures', 'sandbox_status', 'sandbox_id');
+    -- What has just stopped is not kept waiting for its turn.
+    FOR due IN SELECT * FROM backups_due(ids || array(SELECT t.sandbox_id FROM sandbox_status t
+        WHERE t.state = 'stopped' AND t.state_changed_at > now() - interval '1 minute' LIMIT turn_length()))
+    LOOP
         PERFORM request_capture(due.sandbox_id, due.organization_id, due.generation, 'backup', NULL);
         total := total + 1;
     END LOOP;
@@ -589,7 +662,8 @@ BEGIN
     PERFORM set_config('martlet.cause', 'auto-archive', true);
     UPDATE sandbox SET desired_state = 'archived' WHERE id IN (
         SELECT s.id FROM sandbox s JOIN sandbox_status t ON t.sandbox_id = s.id
-        WHERE t.state = 'stopped' AND t.state_changed_at < now() - interval '1 minute' AND s.desired_state = 'stopped'
+        -- All of this turn's: they follow upon each other.
+        WHERE t.sandbox_id BETWEEN ids[1] AND ids[cardinality(ids)] AND t.state = 'stopped' AND s.desired_state = 'stopped'
             AND s.capturing IS NULL AND s.auto_archive_minutes > 0 AND s.auto_delete_minutes <> 0
             AND t.state_changed_at < now() - make_interval(mins => s.auto_archive_minutes)
             AND NOT EXISTS (SELECT FROM snapshot b WHERE b.source_sandbox_id = s.id AND b.purpose = 'backup' AND b.state = 'error'
@@ -602,7 +676,7 @@ BEGIN
     PERFORM set_config('martlet.cause', 'auto-delete', true);
     UPDATE sandbox SET desired_state = 'destroyed'
         WHERE desired_state = 'archived' AND auto_delete_minutes >= 0
-            AND desired_changed_at <= now() - make_interval(mins => auto_delete_minutes);
+            AND desired_changed_at AT TIME ZONE 'UTC' + make_interval(mins => auto_delete_minutes) <= now() AT TIME ZONE 'UTC';
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN total + changed;
 END
@@ -615,11 +689,94 @@ CREATE OR REPLACE VIEW unneeded_hidden_snapshot AS
         AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
         AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END;
 
+-- As before, but for the last of its steps, which goes round.
+CREATE OR REPLACE FUNCTION housekeep_builds() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    ids uuid[];
+    changed integer;
+    total integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_builds')) THEN
+        RETURN 0;
+    END IF;
+    PERFORM set_config('martlet.actor', 'timer', true);
+    UPDATE snapshot SET state = 'pending' WHERE id IN (
+        SELECT s.id FROM snapshot s WHERE s.state = 'building' AND s.built_by <> s.id
+            AND NOT EXISTS (SELECT FROM snapshot l WHERE l.id = s.built_by AND l.state IN ('pending', 'building'))
+        LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    DELETE FROM build_context WHERE id IN (
+        SELECT c.id FROM build_context c
+        WHERE c.last_used_at < now() - CASE WHEN c.completed_at IS NULL THEN interval '1 hour' ELSE interval '7 days' END
+        LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    total := total + changed;
+    ids := next_of_round('builds', 'snapshot', 'id');
+    DELETE FROM snapshot WHERE id IN (SELECT id FROM unneeded_hidden_snapshot WHERE id = ANY (ids) LIMIT 100);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN total + changed;
+END
+$$;
+
+-- Api: jobs that nobody will end, and snapshots that nobody uses. As before; the latter go round, and backups are in use.
+CREATE OR REPLACE FUNCTION housekeep_snapshots() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    late record;
+    ids uuid[];
+    changed integer;
+    total integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_snapshots')) THEN
+        RETURN 0;
+    END IF;
+    PERFORM set_config('martlet.actor', 'timer', true);
+    -- While runners of its regions are at others, a job has its place in their queue.
+    UPDATE snapshot_job SET idle_since = now() WHERE snapshot_id IN (
+        SELECT j.snapshot_id FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
+        WHERE j.epoch = 0 AND j.idle_since < now() - interval '1 minute' AND EXISTS (
+            SELECT FROM snapshot_job o JOIN runner r ON r.id = o.runner_id
+            WHERE o.lease_expires_at > now() AND o.deadline_at > now()
+                AND (cardinality(s.region_ids) = 0 OR r.region_id = ANY (s.region_ids)))
+        FOR NO KEY UPDATE OF s, j SKIP LOCKED);
+    FOR late IN
+        SELECT s.id, j.step, j.last_error, j.claims, j.epoch = 0 AS is_untouched, j.deadline_at < now() AS is_late, r.name AS runner
+        FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id LEFT JOIN runner r ON r.id = j.runner_id
+        WHERE j.deadline_at < now()
+            OR j.claims >= snapshot_claims_limit() AND coalesce(j.lease_expires_at, now()) <= now()
+            OR j.epoch = 0 AND j.idle_since < now() - interval '10 minutes'
+        FOR NO KEY UPDATE OF s SKIP LOCKED
+    LOOP
+        PERFORM end_snapshot_job(late.id, CASE
+            WHEN late.is_late AND late.is_untouched THEN 'step wait: the queue is too long: the runners of its regions were at others for '
+                || '6 hours; activate it again later, or add runners (the operator)'
+            WHEN late.is_late THEN format('step %s: not done within its deadline of 60 minutes%s', coalesce(late.step, 'wait'),
+                coalesce('; the last failure was: ' || late.last_error, ''))
+            WHEN late.claims > 0 THEN format('step %s: its runner ended %s times while at it, last %s; look at that runner''s log',
+                coalesce(late.step, 'begin'), late.claims, coalesce(late.runner, 'one that is gone'))
+            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY_URL set is needed'
+            END);
+        total := total + 1;
+    END LOOP;
+    ids := next_of_round('snapshots', 'snapshot', 'id');
+    PERFORM set_config('martlet.cause', 'no sandbox was made from it for longer than organization.snapshot_deactivation_minutes', true);
+    UPDATE snapshot s SET desired_state = 'inactive' FROM organization o
+        WHERE s.id = ANY (ids) AND o.id = s.organization_id AND NOT s.general AND s.state = 'active'
+            AND s.purpose IS DISTINCT FROM 'backup' AND o.snapshot_deactivation_minutes > 0
+            AND greatest(s.last_used_at, s.activated_at, s.created_at) < now() - make_interval(mins => o.snapshot_deactivation_minutes)
+            AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN total + changed;
+END
+$$;
+
 -- Rights ----------------------------------------------------------------------------------------------------------
 
 GRANT SELECT ON sandbox_backup TO martlet_api, martlet_operator;
 GRANT UPDATE (backup_on_stop, backup_minutes) ON organization TO martlet_operator;
 GRANT EXECUTE ON FUNCTION request_capture(uuid, uuid, bigint, text, text), request_fork(uuid, uuid, bigint, text), housekeep_captures()
     TO martlet_api;
-GRANT EXECUTE ON FUNCTION claim_capture(integer), restore_lost(uuid, bigint, text) TO martlet_runner;
+GRANT EXECUTE ON FUNCTION claim_capture(integer, boolean), restore_lost(uuid, bigint, text) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION state_of_capture(sandbox, text) TO martlet_api, martlet_runner, martlet_proxy, martlet_operator;

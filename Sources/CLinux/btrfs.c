@@ -94,13 +94,25 @@ int martlet_btrfs_snapshot(const char *path, const char *folder, const char *nam
     return result;
 }
 
+/// The number of the subvolume `name` of this folder; 0 where it is none.
+static uint64_t number_of(int folder, const char *name) {
+    uint64_t number = 0;
+    int subvolume = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (subvolume < 0 || subvolume_number(subvolume, &number) != 0) number = 0;
+    if (subvolume >= 0) close(subvolume);
+    return number;
+}
+
 int martlet_btrfs_remove_subvolume(const char *folder, const char *name) {
     struct btrfs_ioctl_vol_args arguments = {0};
     if (strlen(name) >= sizeof arguments.name) return -ENAMETOOLONG;
     strcpy(arguments.name, name);
     int target = open_directory(folder);
     if (target < 0) return target;
+    struct btrfs_ioctl_qgroup_create_args group = {.qgroupid = number_of(target, name)};
     int result = ioctl(target, BTRFS_IOC_SNAP_DESTROY, &arguments) == 0 ? 0 : -errno;
+    // Older kernels keep its quota group for ever. Newer ones remove it themselves, and refuse this, as do those without quotas.
+    if (result == 0 && group.qgroupid > 0) ioctl(target, BTRFS_IOC_QGROUP_CREATE, &group);
     close(target);
     return result;
 }

@@ -116,7 +116,7 @@ package struct RunnerPace: Sendable, Hashable {
     package var pullLimit: Duration = .seconds(14 * 60)
     /// Pulls at once.
     package var pullsLimit = 3
-    /// Snapshots made at once.
+    /// Snapshots made at once; likewise captures, and one more for what an owner waits for.
     package var snapshotsLimit = 2
     /// The job of one is held for so long, and renewed ten times within.
     package var snapshotLease: Duration = .seconds(30)

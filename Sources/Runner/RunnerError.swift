@@ -21,6 +21,8 @@ package struct RunnerError: Error, Sendable, Hashable, CustomStringConvertible {
         case fenced
         /// An image is not here, and cannot be fetched.
         case noImage
+        /// The image leaves no room on the sandbox's disk.
+        case imageTooLarge
         /// A volume cannot be mounted, or shown in a container.
         case volume
         /// The internal registry does not answer, or not as it should.

@@ -93,6 +93,55 @@ import Testing
         }
     }
 
+    /// Where quotas count all files, there must be room for what has not changed as well.
+    @Test func whatHasNotChangedNeedsRoomToo() throws {
+        try withFolder { folder in
+            // Each of the two names of a file counts half.
+            try shell(
+                "mkdir old; head -c 2M /dev/urandom > old/kept; cp -al old new; truncate -s 1500K new/hole; touch new/small",
+                in: folder
+            )
+            var limits = CaptureLimits(contentBytes: 2 << 20)
+            _ = try capture(folder, over: "old", limits: limits)
+            limits.countsBase = true
+            let error = #expect(throws: CaptureRefused.self) { try capture(folder, over: "old", limits: limits) }
+            #expect(error?.description.contains("the largest: 'hole', 1 MiB") == true, "\(error?.description ?? "")")
+        }
+    }
+
+    @Test func namesAreHeldWithinTheirLimit() throws {
+        try withFolder { folder in
+            try shell(
+                "mkdir -p new/a/b; for d in new new/a new/a/b; do (cd $d; touch $(printf 'n%.0s' $(seq 99)){1..9}); done",
+                in: folder
+            )
+            var limits = CaptureLimits(contentBytes: 1 << 30)
+            // Of each folder alone it is enough, and of two.
+            limits.nameBytes = 5000
+            let error = #expect(throws: CaptureRefused.self) { try capture(folder, over: nil, limits: limits) }
+            #expect(error?.description.contains("names") == true, "\(error?.description ?? "")")
+            try shell("rm -r new/a/b", in: folder)
+            _ = try capture(folder, over: nil, limits: limits)
+            try shell("rm -r new; mkdir new; cd new; for i in 1 2 3 4; do echo > $i; ln $i $i$i; done", in: folder)
+            limits.nameBytes = 1000
+            _ = try capture(folder, over: nil, limits: limits)
+            limits.nameBytes = 800
+            let linked = #expect(throws: CaptureRefused.self) { try capture(folder, over: nil, limits: limits) }
+            #expect(linked?.description.contains("several names") == true, "\(linked?.description ?? "")")
+        }
+    }
+
+    @Test func roomIsLookedForBeforeAnythingIsWritten() throws {
+        try withFolder { folder in
+            try CaptureRoom.judge(folder, before: 0, reserve: 0)
+            let error = #expect(throws: CaptureTrouble.self) { try CaptureRoom.judge(folder, before: 1 << 60) }
+            #expect(error?.prospect == .lasting)
+            for word in [folder, "\(1 << 40) MiB", "1024 MiB free"] {
+                #expect(error?.description.contains(word) == true, "\(error?.description ?? "")")
+            }
+        }
+    }
+
     @Test func aCaptureIsCutOff() throws {
         try withFolder { folder in
             try shell("mkdir new; touch new/a", in: folder)

@@ -170,6 +170,28 @@ import Testing
             judgeCaptureFailure(CaptureRefused("too large"), step: .read, failures: 0, for: .backup) == .final
         )
     }
+
+    /// A container that is not there is not waited for as a registry is: an archive would look stuck.
+    @Test func whatIsNotThereIsAskedForAFewTimes() {
+        let errors: [any Error] = [
+            CaptureTrouble("no container", .doubtful),
+            DockerError(operation: "pause", kind: .notFound, message: "no such container"),
+        ]
+        for error in errors {
+            for purpose in CapturePurpose.allCases {
+                let fates = (0..<5).map { judgeCaptureFailure(error, step: .read, failures: $0, for: purpose) }
+                #expect(fates.firstIndex(of: .final) == strangersTriesLimit - 1)
+            }
+        }
+        #expect(judgeCaptureFailure(errors[1], step: .push, failures: 9, for: .backup) != .final, "our own registry")
+    }
+
+    /// Each try would fill the disk again.
+    @Test func aFullDiskIsTriedSeldom() {
+        let full = CaptureTrouble("the disk has 3 MiB left", .lasting)
+        #expect(judgeCaptureFailure(full, step: .read, failures: 9, for: .backup) == .retry(after: lastingPause))
+        #expect(judgeCaptureFailure(full, step: .read, failures: 2, for: .snapshot) == .final, "somebody waits for it")
+    }
 }
 
 /// Random numbers that can be had again: the seed is printed by what fails, and taken from SEED.

@@ -176,6 +176,40 @@ import Testing
         }
     }
 
+    @Test func whatItsOwnerHasCapturedIsMadeBeforeItIsArchived() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            let child = try #require(try await fork(try await find(one, database, tenant), database, tenant))
+            // The API would refuse it now; an operator does not ask.
+            try await database.owner.execute("UPDATE sandbox SET desired_state = 'archived' WHERE id = \(one.id)")
+            try await runner.reconcileOnce()
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archiving, "the child's image is still to be made")
+            try await capture(runner)
+            try await runner.reconcileOnce()
+            #expect(try await find(one, database, tenant).state == .archived)
+            #expect(try await find(child, database, tenant).state != .error)
+        }
+    }
+
+    @Test func whatHasHadNoContainerIsArchivedAsItsImage() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            try await database.owner.execute("UPDATE sandbox_status SET container_id = NULL")
+            #expect(try await change(.archive, one, database, tenant))
+            #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "there is nothing to back up")
+            // Reported as a host does that has none.
+            try await runner.pool.execute(
+                "UPDATE sandbox_status SET observed_generation = (SELECT generation FROM my_sandbox WHERE id = \(one.id))"
+            )
+            try await runner.reconcileOnce()
+            let seen = try await find(one, database, tenant)
+            #expect(seen.state == .archived && seen.image == one.image)
+        }
+    }
+
     @Test func clocksArchiveAndDelete() async throws {
         try await withStarted { database, tenant, runner, one in
             let ephemeral = try await database.makeSandbox(of: tenant) { $0.autoDeleteMinutes = 0 }
@@ -236,17 +270,21 @@ import Testing
     @Test func aForkWaitsForItsImageAndIsLikeItsParent() async throws {
         try await withStarted { database, tenant, runner, one in
             try await database.owner.execute(
-                "UPDATE sandbox SET labels = '{\"a\": \"b\"}', env = '{\"X\": \"1\"}', auto_stop_minutes = 77"
+                "UPDATE sandbox SET labels = '{\"a\": \"b\"}', env = '{\"X\": \"1\"}', auto_stop_minutes = 77, auto_destroy_at = created_at + interval '1 hour'"
             )
             let child = try #require(try await fork(one, database, tenant, name: "child"))
             let sister = try #require(try await fork(one, database, tenant))
             #expect(try await find(one, database, tenant).state == .forking)
             var seen = try await find(child, database, tenant)
             #expect(
-                seen.state == .pullingSnapshot && seen.runnerID == nil && seen.parentID == one.id
+                seen.state == .creating && seen.runnerID == nil && seen.parentID == one.id
                     && seen.name == "child"
             )
             #expect((seen.labels, seen.env, seen.autoStopMinutes) == (["a": "b"], ["X": "1"], 77))
+            let life = try await database.owner.queryFirst(
+                "SELECT auto_destroy_at - created_at = interval '1 hour' AS whole FROM sandbox WHERE id = \(child)"
+            )
+            #expect(try life?["whole"] == true, "it may live as long as its parent might")
             #expect(seen.snapshotName == one.snapshotName)
             let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
             #expect(try await runner.captures.claimCapture(for: Self.lease) == nil, "both start from one image")
@@ -390,7 +428,120 @@ import Testing
         }
     }
 
+    /// A runner of another kind cannot run the files that it would take over.
+    @Test func whatWasBackedUpIsTakenOverByItsOwnKindOnly() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await architecture(one, database) == nil)
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            #expect(try await architecture(one, database) == "x86_64")
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                try await database.owner.execute(
+                    "UPDATE runner_lease SET expires_at = now() - interval '1 hour' WHERE runner_id = \(runner.id)"
+                )
+                try await database.owner.execute(
+                    "UPDATE runner_status SET architecture = 'aarch64' WHERE runner_id = \(other.id)"
+                )
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+            }
+        }
+    }
+
+    /// The newest backup makes way for a newer one at the very moment.
+    @Test func aBackupThatMakesWayIsNotStartedFrom() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            #expect(try await request(.backup, one, database, tenant))
+            let newer = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            let restoring = try await database.owner.withTransaction { transaction in
+                try await transaction.execute(
+                    "DELETE FROM snapshot WHERE purpose = 'backup' AND id <> \(newer.snapshot)"
+                )
+                try await transaction.execute(
+                    "UPDATE snapshot SET state = 'active', image = 'newer', architecture = 'x86_64' WHERE id = \(newer.snapshot)"
+                )
+                let restoring = Task {  // owned: awaited below
+                    try await database.owner.queryFirst("SELECT restore_from_backup(\(one.id)) AS done")
+                }
+                try await untilSomebodyWaits(database)
+                return restoring
+            }
+            #expect(try await restoring.value?["done"] == true)
+            #expect(try await find(one, database, tenant).image == "newer")
+        }
+    }
+
+    // MARK: - Fairness
+
+    @Test func backupsAreSharedOutAmongOrganizations() async throws {
+        try await withStarted { database, tenant, runner, one in
+            let other = try await database.makeTenant("other")
+            for _ in 0..<4 { try await runner.report(database.makeSandbox(of: tenant).id, .started) }
+            let late = try await database.makeSandbox(of: other)
+            try await runner.report(late.id, .started)
+            try await database.owner.execute("UPDATE organization SET backup_minutes = 60")
+            try await database.owner.execute("UPDATE sandbox_status SET started_at = now() - interval '2 hours'")
+            try await limit("waiting_backups_limit", to: 3, database)
+            #expect(try await database.owner.captures.housekeep() == 4, "three of the one, and one of the other")
+            #expect(try await database.owner.captures.housekeep() == 0)
+            let first = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            let second = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(first.organization != second.organization, "nobody's second goes before another's first")
+            #expect(try await runner.captures.finish(first, made(first.snapshot)))
+            #expect(try await runner.captures.finish(second, made(second.snapshot)))
+            #expect(try await database.owner.captures.housekeep() == 1)
+        }
+    }
+
+    @Test func aHandThatIsKeptForOwnersTakesNoBackup() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            #expect(try await runner.captures.claimCapture(for: Self.lease, mayBeBackup: false) == nil)
+            #expect(try await request(.snapshot, one, database, tenant, name: "mine"))
+            let job = try await runner.captures.claimCapture(for: Self.lease, mayBeBackup: false)
+            #expect(job?.capture?.purpose == .snapshot)
+        }
+    }
+
+    /// What a turn looks at does not grow with the tables; what it looks at does go round.
+    @Test func housekeepingGoesRound() async throws {
+        try await withStarted { database, tenant, runner, one in
+            for _ in 0..<4 { try await runner.report(database.makeSandbox(of: tenant).id, .started) }
+            try await database.owner.execute("UPDATE organization SET backup_minutes = 60")
+            try await database.owner.execute("UPDATE sandbox_status SET started_at = now() - interval '2 hours'")
+            try await limit("turn_length", to: 2, database)
+            var found: [Int] = []
+            for _ in 0..<4 { found.append(try await database.owner.captures.housekeep()) }
+            #expect(found == [2, 2, 1, 0])
+        }
+    }
+
+    @Test func nobodyDeletesAHiddenSnapshot() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            let job = try #require(try await runner.captures.claimCapture(for: Self.lease))
+            #expect(try await runner.captures.finish(job, made(job.snapshot)))
+            let (snapshots, id) = (database.owner.snapshots, job.snapshot)
+            #expect(try await !snapshots.delete(id, of: tenant.organization, by: Actor("t")))
+            #expect(try await !snapshots.deactivate(id, of: tenant.organization, by: Actor("t")))
+            #expect(try await backups(one, database) == 1)
+            try await database.owner.execute(
+                "UPDATE snapshot SET created_at = now() - interval '1 year', activated_at = now() - interval '1 year'"
+            )
+            #expect(try await snapshots.housekeep() == 0, "a backup is in use for as long as its sandbox lives")
+        }
+    }
+
     // MARK: - Doing
+
+    private func limit(_ function: String, to number: Int, _ database: TestDatabase) async throws {
+        try await database.owner.execute(
+            script:
+                "CREATE OR REPLACE FUNCTION \(function)() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT \(number)'"
+        )
+    }
 
     private func withStarted(
         _ body: (TestDatabase, TestTenant, TestRunner, SandboxRecord) async throws -> Void
@@ -498,6 +649,11 @@ import Testing
             "SELECT epoch FROM sandbox_placement WHERE sandbox_id = \(sandbox.id)"
         )
         return try #require(row)["epoch"]
+    }
+
+    private func architecture(_ sandbox: SandboxRecord, _ database: TestDatabase) async throws -> String? {
+        let row = try await database.owner.queryFirst("SELECT architecture FROM sandbox WHERE id = \(sandbox.id)")
+        return try #require(row)["architecture"]
     }
 
     private func snapshotState(_ name: String, _ database: TestDatabase, _ tenant: TestTenant) async throws

@@ -23,7 +23,7 @@ package struct TestRunner: Sendable {
         try await pool.execute(
             """
             UPDATE sandbox_status t SET state = \(state), error_reason = \(error), recoverable = \(recoverable),
-                observed_generation = my.generation, started_at = CASE WHEN \(state == .started) THEN now() ELSE t.started_at END,
+                observed_generation = my.generation, container_id = coalesce(t.container_id, 'container'), started_at = CASE WHEN \(state == .started) THEN now() ELSE t.started_at END,
                 effective = jsonb_build_object('requestedCpu', my.cpu, 'requestedMemoryGib', my.memory_gib,
                     'requestedDiskGib', my.disk_gib)
             FROM my_sandbox my

@@ -84,15 +84,26 @@ extension SandboxRoutes {
                 CaptureDecision.snapshot
             )
             // The SDK concludes from this answer alone: it must either show 'snapshotting', or show it done.
-            let held = try await sandboxes.hold(asked, for: caller, atMost: sandboxes.limits.changeHold) {
+            let held = try await sandboxes.hold(asked, for: caller, atMost: sandboxes.limits.createHold) {
                 $0.state != .snapshotting
             }
+            if held.state != .snapshotting { try await judgeSnapshot(name, for: caller) }
             return try answer(held)
         } catch let error as PostgresError where error.constraint == "snapshot_name_is_unique_in_organization" {
             throw APIError.conflict(
                 "a snapshot with the name '\(name.shortened)' exists already. Choose another name, or delete that one"
             )
         }
+    }
+
+    /// Throws if it has failed already: the sandbox is as before then, from which the SDK would conclude that it was made.
+    private func judgeSnapshot(_ name: String, for caller: Caller) async throws {
+        guard let made = try await database.snapshots.find(name, for: caller.organization), made.state == .error else {
+            return
+        }
+        throw APIError.badRequest(
+            "the snapshot '\(name.shortened)' could not be made: \(made.errorReason ?? "the runner's log says why"). Try it again (POST /snapshots/\(made.id)/activate), or delete it"
+        )
     }
 
     /// Answers the child, when it has started or failed, or when the hold is over.

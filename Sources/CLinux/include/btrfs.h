@@ -19,7 +19,8 @@ int martlet_btrfs_set_quota(const char *path, uint64_t limit);
 /// @return 0 or a negative errno; -EEXIST where the name is taken, -ENAMETOOLONG.
 int martlet_btrfs_snapshot(const char *path, const char *folder, const char *name);
 
-/// Removes the subvolume `name` of the directory `folder`. @return 0 or a negative errno, as above; -ENOENT where it is not there.
+/// Removes the subvolume `name` of the directory `folder`, and its quota group.
+/// @return 0 or a negative errno, as above; -ENOENT where it is not there.
 int martlet_btrfs_remove_subvolume(const char *folder, const char *name);
 
 #endif

@@ -41,9 +41,12 @@ struct CaptureMaker: Sendable {
         let base = try await blocking { try CapturedImage(of: store.configuration(ofImage: container.imageID)) }
         let file = try layerPath(of: job)
         defer { unlink(file) }
+        let room = CaptureRoom(layers: try layerFolder(), engine: parts.blueprint.host.dataRoot)
+        try await blocking { try room.judge(before: store.ownBytes(of: container.id, madeOf: base)) }
         let layer = try await read(container, upon: base, to: file, for: job, order, store)
         try await FaultPoint.hit("capture-read")
         _ = position.enter(.load)
+        try await blocking { try room.judge(beforeLoading: layer.bytes) }
         let image = try await load(layer, upon: base, from: file, for: job, order)
         try await FaultPoint.hit("capture-loaded")
         let finished = try await maker.store(image, for: job, position)
@@ -70,7 +73,10 @@ struct CaptureMaker: Sendable {
         do {
             return try await parts.engine.inspectContainer(ContainerName.of(order.sandbox, epoch: order.epoch))
         } catch let error as DockerError where error.kind == .notFound {
-            throw CaptureTrouble("the sandbox has no container on this runner at the moment")
+            throw CaptureTrouble(
+                "the sandbox has no container on this runner, and so none of its files; when it is started, it comes back from its last backup, or as its snapshot is",
+                .doubtful
+            )
         }
     }
 
@@ -87,7 +93,10 @@ struct CaptureMaker: Sendable {
         return folder
     }
 
-    private func layerPath(of job: SnapshotJob) throws -> String { "\(try layerFolder())/\(job.snapshot).tar" }
+    /// Each try has its own: one that was taken over may be reading still.
+    private func tryName(of job: SnapshotJob) -> String { "\(job.snapshot)-\(job.epoch)" }
+
+    private func layerPath(of job: SnapshotJob) throws -> String { "\(try layerFolder())/\(tryName(of: job)).tar" }
 
     private func read(
         _ container: ContainerInspection,
@@ -97,8 +106,11 @@ struct CaptureMaker: Sendable {
         _ order: CaptureOrder,
         _ store: LayerStore
     ) async throws -> (digest: String, bytes: Int64) {
-        let name = "\(frozenPrefix)\(job.snapshot)"
-        let limits = CaptureLimits(contentBytes: Int64(order.diskGib) << 30)
+        let name = "\(frozenPrefix)\(tryName(of: job))"
+        let limits = CaptureLimits(
+            contentBytes: Int64(order.diskGib) << 30,
+            countsBase: store.freezesCopies && parts.blueprint.host.diskNote == nil
+        )
         let cancelled = Atomic(false)
         let freeze = { @Sendable in try store.freeze(container: container.id, as: name, madeOf: image) }
         let write = { @Sendable (frozen: FrozenFiles, isLate: @escaping @Sendable () -> Bool) in

@@ -28,12 +28,14 @@ final class Directory {
     deinit { close(descriptor) }
 
     /// What is in it but itself and its parent, in order.
-    func names(atMost limit: Int) throws -> [[UInt8]] {
+    ///
+    /// - Parameter limits: `names` is how many there may be, `bytes` how much memory they may take.
+    func names(within limits: NameLimits) throws -> NameList {
         guard let stream = fdopendir(openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) else {
             throw CaptureTrouble("cannot list a folder: \(words(errno))")
         }
         defer { closedir(stream) }
-        var names: [[UInt8]] = []
+        var list = NameList()
         errno = 0
         while let entry = readdir(stream) {
             let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
@@ -47,14 +49,13 @@ final class Directory {
                 }
             }
             if name.elementsEqual(".".utf8) || name.elementsEqual("..".utf8) { continue }
-            names.append(name)
-            guard names.count <= limit else {
-                throw CaptureRefused("a folder has more than \(limit) files; remove some, or pack them into an archive")
-            }
+            list.append(name)
+            try limits.judge(list)
             errno = 0
         }
         guard errno == 0 else { throw CaptureTrouble("cannot list a folder: \(words(errno))") }
-        return names.sorted { $0.lexicographicallyPrecedes($1) }
+        list.names.sort { $0.lexicographicallyPrecedes($1) }
+        return list
     }
 
     func status(of name: [UInt8]) throws -> stat {
@@ -111,6 +112,8 @@ final class Directory {
 
     private static let namesLimit = 65_536
     private static let valueLimit = 65_536
+    /// Of all that are kept of one file.
+    private static let attributesLimit = 1 << 20
     /// What a sandbox can set and an image can hold.
     private static func isKept(_ name: [UInt8]) -> Bool {
         name.starts(with: "user.".utf8) || name.elementsEqual("security.capability".utf8)
@@ -148,6 +151,7 @@ final class Directory {
             let list = try bytes(upTo: Self.namesLimit) { llistxattr(path, $0, $1) }
             let names = list.split(separator: 0).map { Array($0) }
             for name in names { try Self.judge(name) }
+            var left = Self.attributesLimit
             return try names.filter(Self.isKept).sorted { $0.lexicographicallyPrecedes($1) }.map { name in
                 if name.contains(UInt8(ascii: "=")) || name.contains(UInt8(ascii: "\n")) {
                     throw CaptureRefused(
@@ -156,6 +160,12 @@ final class Directory {
                 }
                 let value = try withCString(name) { name in
                     try bytes(upTo: Self.valueLimit) { lgetxattr(path, name, $0, $1) }
+                }
+                left -= name.count + value.count
+                guard left >= 0 else {
+                    throw CaptureRefused(
+                        "the extended attributes of a file take more than \(Self.attributesLimit >> 20) MiB ('\(text(name))' is among them); remove some"
+                    )
                 }
                 return LayerEntry.Attribute(name: name, value: value)
             }
@@ -174,6 +184,38 @@ final class Directory {
         }
         guard failure == 0 else { throw CaptureTrouble("cannot read extended attributes: \(words(failure))") }
         return bytes
+    }
+}
+
+/// Names of a stranger's, and the memory that they take.
+struct NameList {
+    /// Of each name: its array, and its place in two collections.
+    private static let overheadBytes = 80
+
+    var names: [[UInt8]] = []
+    private(set) var bytes = 0
+
+    static func bytes(of name: [UInt8]) -> Int { name.count + overheadBytes }
+
+    mutating func append(_ name: [UInt8]) {
+        names.append(name)
+        bytes += Self.bytes(of: name)
+    }
+}
+
+struct NameLimits {
+    let names: Int
+    let bytes: Int
+
+    func judge(_ list: NameList) throws {
+        guard list.names.count <= names else {
+            throw CaptureRefused("a folder has more than \(names) files; remove some, or pack them into an archive")
+        }
+        guard list.bytes <= bytes else {
+            throw CaptureRefused(
+                "the names of the files in a folder, and in those that it is in, are too long together to be held at once; move some files elsewhere, or pack them into an archive"
+            )
+        }
     }
 }
 

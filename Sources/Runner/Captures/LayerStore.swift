@@ -92,6 +92,24 @@ struct LayerStore: Sendable {
         }
     }
 
+    /// About how much a container has of its own; 0 where the engine does not count it.
+    func ownBytes(of container: String, madeOf image: CapturedImage) throws -> Int64 {
+        guard freezesCopies else { return 0 }
+        let own = try folder(namedBy: "\(root)/image/\(driver)/layerdb/mounts/\(container)/mount-id")
+        return max(0, countedBytes(own) - (try folder(ofLayers: image.base).map(countedBytes) ?? 0))
+    }
+
+    /// What of a container's quota is an image's; 0 where the engine does not count it.
+    func quotaBytes(ofImage id: String) throws -> Int64 {
+        guard freezesCopies else { return 0 }
+        return try folder(ofLayers: CapturedImage(of: configuration(ofImage: id)).layers).map(countedBytes) ?? 0
+    }
+
+    private func countedBytes(_ subvolume: String) -> Int64 {
+        var (used, limit) = (UInt64(0), UInt64(0))
+        return martlet_btrfs_quota(subvolume, &used, &limit) == 0 ? Int64(clamping: used) : 0
+    }
+
     private func copy(_ subvolume: String, as name: String) throws {
         try FileManager.default.createDirectory(atPath: frozenFolder, withIntermediateDirectories: true)
         try remove(frozen: name)
@@ -147,8 +165,20 @@ struct CaptureRefused: Error, Hashable, CustomStringConvertible {
 
 /// A capture failed for a reason that may pass.
 struct CaptureTrouble: Error, Hashable, CustomStringConvertible {
+    enum Prospect: Hashable {
+        case passing
+        /// It has passed after a few tries, or will not.
+        case doubtful
+        /// It ends when somebody does something about it.
+        case lasting
+    }
+
     let description: String
-    init(_ description: String) { self.description = description }
+    let prospect: Prospect
+    init(_ description: String, _ prospect: Prospect = .passing) {
+        self.description = description
+        self.prospect = prospect
+    }
 }
 
 func words(_ number: CInt) -> String { String(cString: strerror(number)) }

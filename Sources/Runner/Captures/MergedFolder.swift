@@ -23,10 +23,17 @@ struct MergedFolder {
     var uppermost: Directory { parts[0] }
 
     /// Marks of what is gone included, in order.
-    func names(atMost limit: Int) throws -> [[UInt8]] {
-        if parts.count == 1 { return try uppermost.names(atMost: limit) }
-        return try parts.reduce(into: Set<[UInt8]>()) { $0.formUnion(try $1.names(atMost: limit)) }
-            .sorted { $0.lexicographicallyPrecedes($1) }
+    func names(within limits: NameLimits) throws -> NameList {
+        if parts.count == 1 { return try uppermost.names(within: limits) }
+        var (seen, all) = (Set<[UInt8]>(), NameList())
+        for part in parts {
+            for name in try part.names(within: limits).names where seen.insert(name).inserted {
+                all.append(name)
+                try limits.judge(all)
+            }
+        }
+        all.names.sort { $0.lexicographicallyPrecedes($1) }
+        return all
     }
 
     /// What shows of this name, which may be a mark of what is gone, and where it is; nil when none of the parts has it.

@@ -7,6 +7,10 @@ import Synchronization
 struct CaptureLimits: Sendable {
     /// Of all files together, holes included: the engine fills them when it unpacks the layer.
     var contentBytes: Int64
+    /// Whether what has not changed counts as well, as it does in the quotas of btrfs.
+    var countsBase = false
+    /// Of memory, for the names that are held at once.
+    var nameBytes = 256 << 20
     var entries = 2_000_000
     /// Folders within folders; two descriptors are open for each.
     var depth = 200
@@ -37,6 +41,8 @@ struct TreeCapture: ~Copyable {
     private var firstNames: [ino_t: [UInt8]] = [:]
     private var entries = 0
     private var contentBytes: Int64 = 0
+    private var heldNameBytes = 0
+    private var largest: (path: [UInt8], bytes: Int64)?
 
     private init(
         _ layer: consuming LayerFile,
@@ -81,7 +87,9 @@ struct TreeCapture: ~Copyable {
     private mutating func walk(_ folder: Directory, _ base: Directory?, _ path: [UInt8]) throws {
         try judgeDepth(path)
         var kept: Set<[UInt8]> = []
-        for name in try folder.names(atMost: limits.entries) {
+        let list = try folder.names(within: nameLimits)
+        heldNameBytes += list.bytes
+        for name in list.names {
             if isCancelled() { throw CancellationError() }
             let its = join(path, name)
             let status = try folder.status(of: name)
@@ -92,8 +100,14 @@ struct TreeCapture: ~Copyable {
             kept.insert(name)
             try take(name, its, status, old, folder, base)
         }
-        guard base != nil else { return }
-        for name in try base!.names(atMost: limits.entries) where !kept.contains(name) { try markGone(name, path) }
+        if let base {
+            for name in try base.names(within: nameLimits).names where !kept.contains(name) { try markGone(name, path) }
+        }
+        heldNameBytes -= list.bytes
+    }
+
+    private var nameLimits: NameLimits {
+        NameLimits(names: limits.entries, bytes: max(0, limits.nameBytes - heldNameBytes))
     }
 
     private mutating func take(
@@ -107,7 +121,12 @@ struct TreeCapture: ~Copyable {
         try judge(name, path, status)
         let isChanged = old.map { !status.isSame(as: $0) } ?? true
         guard status.type == S_IFDIR else {
-            if isChanged { try write(name, path, status, folder) }
+            if isChanged {
+                try write(name, path, status, folder)
+            } else if limits.countsBase, status.type == S_IFREG {
+                // A file with several names is counted in parts.
+                try count(Int64(status.st_blocks) * 512 / max(1, Int64(status.st_nlink)))
+            }
             return
         }
         let inner = try folder.directory(name)
@@ -125,7 +144,9 @@ struct TreeCapture: ~Copyable {
     /// - Parameter base: the root of all that is below.
     private mutating func walk(_ folder: MergedFolder, _ base: MergedFolder, _ path: [UInt8]) throws {
         try judgeDepth(path)
-        for name in try folder.names(atMost: limits.entries) {
+        let list = try folder.names(within: nameLimits)
+        heldNameBytes += list.bytes
+        for name in list.names {
             if isCancelled() { throw CancellationError() }
             guard let (part, status) = try folder.find(name) else {
                 throw CaptureTrouble("a file disappeared from a frozen folder")
@@ -151,6 +172,7 @@ struct TreeCapture: ~Copyable {
             try walk(inner, base, its)
             above.removeLast()
         }
+        heldNameBytes -= list.bytes
     }
 
     private func judgeDepth(_ path: [UInt8]) throws {
@@ -229,20 +251,30 @@ struct TreeCapture: ~Copyable {
         try writeContent(name, entry, folder)
     }
 
+    /// Whoever starts from the image has to have room for it.
+    private mutating func count(_ bytes: Int64) throws {
+        contentBytes += bytes
+        guard contentBytes > limits.contentBytes else { return }
+        let what = limits.countsBase ? "the sandbox's files" : "the files that have changed"
+        let which = largest.map { " (the largest: '\(text($0.path))', \($0.bytes >> 20) MiB)" } ?? ""
+        throw CaptureRefused(
+            "\(what), holes in them filled, are larger than the sandbox's disk of \(limits.contentBytes >> 30) GiB\(which); remove some, or make the disk larger"
+        )
+    }
+
     private mutating func remember(_ inode: ino_t, _ path: [UInt8]) throws {
-        guard firstNames.count < limits.hardLinks else {
-            throw CaptureRefused("more than \(limits.hardLinks) changed files have several names; remove some")
+        guard firstNames.count < limits.hardLinks, heldNameBytes < limits.nameBytes else {
+            throw CaptureRefused(
+                "\(firstNames.count) changed files have several names, and there are more, which is too much to be held at once; remove some"
+            )
         }
         firstNames[inode] = path
+        heldNameBytes += NameList.bytes(of: path)
     }
 
     private mutating func writeContent(_ name: [UInt8], _ entry: LayerEntry, _ folder: Directory) throws {
-        contentBytes += entry.bytes
-        guard contentBytes <= limits.contentBytes else {
-            throw CaptureRefused(
-                "the files that have changed, holes in them included, are larger than the sandbox's disk of \(limits.contentBytes >> 30) GiB (the last one: '\(text(entry.path))', \(entry.bytes >> 20) MiB); remove some, or make the disk larger"
-            )
-        }
+        if entry.bytes > largest?.bytes ?? 0 { largest = (entry.path, entry.bytes) }
+        try count(entry.bytes)
         try append(entry)
         let file = try folder.file(name)
         var left = entry.bytes

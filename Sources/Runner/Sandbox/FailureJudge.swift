@@ -74,7 +74,7 @@ private func judgeFirewall(_ error: FirewallError, _ attempts: Int) -> FailureFa
 private func judgeOwn(_ error: RunnerError, _ attempts: Int) -> FailureFate {
     switch error.code {
     case .addressHeld, .changedMeanwhile, .endedWhileStarting, .fenced, .registryAway: .retry
-    case .daemonSilent, .imageLost: .settle(reason: error.message, recoverable: true)
+    case .daemonSilent, .imageLost, .imageTooLarge: .settle(reason: error.message, recoverable: true)
     case .noImage, .noAddress: .settle(reason: error.message, recoverable: false)
     case .misconfigured, .stateDirectory, .diskQuota, .volume:
         attempts < failuresLimit ? .retry : .settle(reason: error.message, recoverable: true)

@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import Logging
+import NIOPosix
 import Store
 
 /// The image that a sandbox starts from.
@@ -19,6 +20,25 @@ extension SandboxApplier {
             try await reportPulling(desired)
             throw PullUnderway()
         }
+    }
+
+    /// What the engine adds to an image's files before anything runs.
+    private static let marginBytes: Int64 = 1 << 20
+
+    /// Throws where the image leaves no room on the sandbox's disk. The engine would not say so, and leave a layer behind at each
+    /// try.
+    func judgeRoom(for image: ImageInspection, _ desired: AssignedSandbox) async throws {
+        let host = parts.blueprint.host
+        guard host.diskNote == nil else { return }
+        let known = try? await NIOThreadPool.singleton.runIfActive {
+            try LayerStore(driver: host.engine.storageDriver, dataRoot: host.dataRoot).quotaBytes(ofImage: image.id)
+        }
+        guard let bytes = known, bytes + Self.marginBytes > parts.blueprint.wantedDiskBytes(of: desired) else { return }
+        let needed = (bytes + Self.marginBytes) >> 30 + 1
+        throw RunnerError(
+            .imageTooLarge,
+            "the image \(desired.image) has \(bytes >> 20) MiB, which leaves no room on the sandbox's disk of \(desired.diskGib) GiB: delete the sandbox, and make one with a disk of \(needed) GiB or more (from a snapshot that has such a disk); or have an operator enlarge this one's (sandbox.disk_gib), and recover it"
+        )
     }
 
     /// As the engine knows the image.

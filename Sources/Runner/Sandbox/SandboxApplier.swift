@@ -202,6 +202,7 @@ struct SandboxApplier: Sendable {
 
     private func createContainer(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
         guard let image = known.image else { preconditionFailure("an image is ensured before each create") }
+        try await judgeRoom(for: image, desired)
         let specification = try parts.blueprint.specification(of: desired, image: image)
         try await parts.requireRoom(to: "create the container")
         do {

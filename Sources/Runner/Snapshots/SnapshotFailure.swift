@@ -78,7 +78,24 @@ package func judgeCaptureFailure(_ error: any Error, step: SnapshotStep, failure
     -> SnapshotFate
 {
     if purpose != .backup, failures >= heldUpTriesLimit - 1 { return .final }
-    return judgeSnapshotFailure(error, step: step, failures: failures)
+    switch prospect(of: error, step) {
+    case .passing: return judgeSnapshotFailure(error, step: step, failures: failures)
+    case .lasting where purpose == .backup: return .retry(after: lastingPause)
+    case .lasting, .doubtful:
+        return failures < strangersTriesLimit - 1 ? .retry(after: .seconds(2 << failures)) : .final
+    }
+}
+
+/// Before what only somebody's doing ends is tried again: each try writes all that it can.
+package let lastingPause: Duration = .seconds(300)
+
+private func prospect(of error: any Error, _ step: SnapshotStep) -> CaptureTrouble.Prospect {
+    switch error {
+    case let error as CaptureTrouble: error.prospect
+    // The container, or the image, went away meanwhile.
+    case let error as DockerError where error.kind == .notFound && step != .push: .doubtful
+    default: .passing
+    }
 }
 
 /// How often a capture is tried that its sandbox's owner waits for: about two minutes.

@@ -27,7 +27,7 @@ struct SnapshotWorker: Sendable {
         pace = parts.pace
         maker = SnapshotMaker(parts: parts, registry: registry, loans: parts.loans)
         builder = SnapshotBuilder(parts: parts, maker: maker)
-        threads = NIOThreadPool(numberOfThreads: max(1, pace.snapshotsLimit))
+        threads = NIOThreadPool(numberOfThreads: max(1, pace.snapshotsLimit) + 1)
         capturer = CaptureMaker(parts: parts, maker: maker, threads: threads)
     }
 
@@ -42,27 +42,38 @@ struct SnapshotWorker: Sendable {
         try? await threads.shutdownGracefully()
     }
 
+    /// What a hand takes.
+    private enum Readiness { case all, ownersOnly }
+
     private func work(wakes: AsyncStream<Void>) async {
-        let (calls, call) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(pace.snapshotsLimit))
+        var crews: [(count: Int, readiness: Readiness)] = [(max(1, pace.snapshotsLimit), .all)]
+        // However many backups are under way, an owner does not queue behind them.
+        if duty == .captures { crews.append((1, .ownersOnly)) }
         await withDiscardingTaskGroup { group in
-            for _ in 0..<max(1, pace.snapshotsLimit) {
-                group.addTask { for await _ in calls { await work(call) } }
+            var bells: [AsyncStream<Void>.Continuation] = []
+            for crew in crews {
+                let (calls, call) = AsyncStream<Void>.makeStream(bufferingPolicy: .bufferingNewest(crew.count))
+                bells.append(call)
+                for _ in 0..<crew.count {
+                    group.addTask { for await _ in calls { await work(crew.readiness, call) } }
+                }
+            }
+            let ring = { @Sendable [bells] in for bell in bells { bell.yield() } }
+            group.addTask {
+                ring()
+                for await _ in wakes { ring() }
             }
             group.addTask {
-                call.yield()
-                for await _ in wakes { call.yield() }
-            }
-            group.addTask {
-                while (try? await Task.sleep(for: pace.snapshotPollInterval)) != nil { call.yield() }
+                while (try? await Task.sleep(for: pace.snapshotPollInterval)) != nil { ring() }
             }
         }
     }
 
     /// Takes jobs while there are any. While it is at one, another hand may look for the next.
-    private func work(_ call: AsyncStream<Void>.Continuation) async {
+    private func work(_ readiness: Readiness, _ call: AsyncStream<Void>.Continuation) async {
         while !Task.isCancelled {
             do {
-                guard let job = try await claim() else { return }
+                guard let job = try await claim(readiness) else { return }
                 call.yield()
                 await carryOut(job)
             } catch {
@@ -74,10 +85,10 @@ struct SnapshotWorker: Sendable {
         }
     }
 
-    private func claim() async throws -> SnapshotJob? {
+    private func claim(_ readiness: Readiness) async throws -> SnapshotJob? {
         switch duty {
         case .images: try await parts.queries.claimSnapshotJob([.pull, .build], for: pace.snapshotLease)
-        case .captures: try await parts.queries.claimCapture(for: pace.snapshotLease)
+        case .captures: try await parts.queries.claimCapture(for: pace.snapshotLease, mayBeBackup: readiness == .all)
         }
     }
 

@@ -29,9 +29,11 @@ package struct CaptureOrder: Sendable, Hashable {
 }
 
 extension RunnerQueries {
-    /// Begins, or takes over, the capture that has waited longest of the sandboxes that are placed here; nil when there is none.
-    package func claimCapture(for lease: Duration) async throws -> SnapshotJob? {
-        try await client.queryFirst("SELECT * FROM claim_capture(\(lease.wholeSeconds))").map(SnapshotJob.init)
+    /// Begins, or takes over, a capture of a sandbox that is placed here; nil when there is none. What an owner waits for goes
+    /// before backups.
+    package func claimCapture(for lease: Duration, mayBeBackup: Bool = true) async throws -> SnapshotJob? {
+        try await client.queryFirst("SELECT * FROM claim_capture(\(lease.wholeSeconds), \(mayBeBackup))")
+            .map(SnapshotJob.init)
     }
 
     /// The container that was reported is gone. True if the sandbox starts from its last backup now: its row is another; false if

@@ -50,7 +50,7 @@ package struct SnapshotQueries: Sendable {
             """
             \(actor.acting)
             UPDATE snapshot SET desired_state = 'active', recover_count = recover_count + 1 FROM acting
-            WHERE id = \(id) AND organization_id = \(organization) AND NOT general
+            WHERE id = \(id) AND organization_id = \(organization) AND NOT general AND NOT hidden
                 AND state IN ('inactive', 'error', 'build_failed')
             """
         ) > 0
@@ -63,7 +63,7 @@ package struct SnapshotQueries: Sendable {
             """
             \(actor.acting)
             UPDATE snapshot SET desired_state = 'inactive' FROM acting
-            WHERE id = \(id) AND organization_id = \(organization) AND NOT general AND state = 'active'
+            WHERE id = \(id) AND organization_id = \(organization) AND NOT general AND NOT hidden AND state = 'active'
             """
         ) > 0
     }
@@ -73,7 +73,8 @@ package struct SnapshotQueries: Sendable {
         try await client.execute(
             """
             \(actor.acting)
-            DELETE FROM snapshot USING acting WHERE id = \(id) AND organization_id = \(organization) AND NOT general
+            DELETE FROM snapshot USING acting
+            WHERE id = \(id) AND organization_id = \(organization) AND NOT general AND NOT hidden
             """
         ) > 0
     }

@@ -140,8 +140,12 @@ package struct RunnerPace: Sendable, Hashable {
     package var diskHighPercent = 85
     /// … until it is less full than this; and only then images are fetched early.
     package var diskLowPercent = 75
-    /// With less room than this nothing is begun that makes the engine write.
+    /// With less room than this no container and no snapshot's job is begun.
     package var diskReserveBytes: Int64 = 64 << 20
+    /// A worker that has found less takes no other job for so long.
+    package var noRoomPause: Duration = .seconds(10)
+    /// Where an engine says that no space is left, and less than this is, the host's disk is meant, not a sandbox's own.
+    package var fullDiskBytes: Int64 = 1 << 30
     /// Sandboxes claimed, or reclaimed, at once.
     package var claimLimit = 32
 

@@ -133,7 +133,7 @@ package struct RunnerParts: Sendable {
     /// Throws what an engine without room would, or worse: one that finds no room half-way through remembers networks and addresses
     /// that it has not, until it is started anew.
     func requireRoom(to act: String) async throws {
-        guard let usage = await blueprint.host.diskUsage(), usage.freeBytes < pace.diskReserveBytes else { return }
+        guard let usage = await usageWithoutRoom() else { return }
         throw DockerError(
             operation: act,
             kind: .noSpace,
@@ -142,9 +142,15 @@ package struct RunnerParts: Sendable {
         )
     }
 
-    /// The engine's disk where it is too full; nil where it has room, or cannot be seen.
+    func hasNoRoom() async -> Bool { await usageWithoutRoom() != nil }
+
+    private func usageWithoutRoom() async -> DiskUsage? {
+        await blueprint.host.diskUsage().flatMap { $0.freeBytes < pace.diskReserveBytes ? $0 : nil }
+    }
+
+    /// The engine's disk where it is full; nil where something can still be written there, or it cannot be seen.
     func fullDisk() async -> DiskUsage? {
-        await blueprint.host.diskUsage().flatMap { $0.percent >= pace.diskHighPercent ? $0 : nil }
+        await blueprint.host.diskUsage().flatMap { $0.freeBytes < pace.fullDiskBytes ? $0 : nil }
     }
 
     /// Ends the threads. Nothing may be asked for afterwards.

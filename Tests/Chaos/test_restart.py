@@ -58,7 +58,7 @@ def test_without_postgres_the_answers_are_clear(stack: Stack, api, bystanders: l
     stack.wait_until_ready()
 
 
-@pytest.mark.deadline(240)
+@pytest.mark.deadline(480)
 @pytest.mark.parametrize("how", ["restart", "kill9"])
 def test_docker(
     how: str, stack: Stack, order: Order, environment: Environment, sandboxes: Sandboxes, busybox: str, bystanders: list,
@@ -74,7 +74,8 @@ def test_docker(
         stack.start("docker")
         time.sleep(3)
     begun = time.monotonic()
-    order.settle(90)
+    # Interfaces that a killed engine forgot might be of starts under way: they are left alone for a while.
+    order.settle(90 if how == "restart" else 240)
     print(f"in order {time.monotonic() - begun:.1f} s after Docker came back")
     workload.check()
     assert stack.pids() == pids, "one of ours was restarted"

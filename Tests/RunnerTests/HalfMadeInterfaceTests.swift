@@ -23,8 +23,8 @@ import Testing
         var interfaces = HalfMadeInterfaces(bridge: bridge)
         #expect(try await interfaces.collect(now: .seconds(5)) == [])
         #expect(!interfaces.isEmpty)
-        #expect(try await interfaces.collect(now: .seconds(34)) == [], "it may be about to be moved")
-        #expect(try await interfaces.collect(now: .seconds(35)) == ["va\(mark)"])
+        #expect(try await interfaces.collect(now: .seconds(154)) == [], "it may be about to be moved")
+        #expect(try await interfaces.collect(now: .seconds(155)) == ["va\(mark)"])
         #expect(interfaces.isEmpty)
         #expect(throws: (any Error).self) { try ip("link", "show", "vb\(mark)") }
         try ip("link", "show", "vc\(mark)")

@@ -109,6 +109,14 @@ import Testing
         }
     }
 
+    /// A sparse file costs its owner nothing, whatever its size; with what came before, the sum would be no number.
+    @Test func theLargestFileThereCanBeIsTooLarge() throws {
+        try withFolder(in: "/dev/shm/") { folder in
+            try shell("mkdir new; head -c 2M /dev/zero > new/a; truncate -s \(Int64.max - (1 << 20)) new/z", in: folder)
+            #expect(throws: CaptureRefused.self) { try capture(folder, over: nil) }
+        }
+    }
+
     @Test func namesAreHeldWithinTheirLimit() throws {
         try withFolder { folder in
             try shell(
@@ -196,8 +204,8 @@ import Testing
 
     // MARK: - Doing
 
-    func withFolder(_ body: (String) throws -> Void) throws {
-        let folder = "\(NSTemporaryDirectory())martlet-layer-\(UUID())"
+    func withFolder(in parent: String = NSTemporaryDirectory(), _ body: (String) throws -> Void) throws {
+        let folder = "\(parent)martlet-layer-\(UUID())"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: folder) }
         try body(folder)

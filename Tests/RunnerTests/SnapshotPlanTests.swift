@@ -187,10 +187,17 @@ import Testing
     }
 
     /// Each try would fill the disk again.
-    @Test func aFullDiskIsTriedSeldom() {
-        let full = CaptureTrouble("the disk has 3 MiB left", .lasting)
-        #expect(judgeCaptureFailure(full, step: .read, failures: 9, for: .backup) == .retry(after: lastingPause))
-        #expect(judgeCaptureFailure(full, step: .read, failures: 2, for: .snapshot) == .final, "somebody waits for it")
+    @Test func aFullDiskIsTriedSeldom() throws {
+        let errors: [any Error] = [
+            try #require(throws: CaptureTrouble.self) { try CaptureRoom.judge("/", before: .max / 4) },
+            DockerError(operation: "make an image", kind: .noSpace, message: "3 MiB are free"),
+        ]
+        for full in errors {
+            #expect(SnapshotFailureCause(full, step: .read) == .disk, "the cache is asked for room")
+            #expect(judgeCaptureFailure(full, step: .read, failures: 9, for: .backup) == .retry(after: lastingPause))
+            let owners = judgeCaptureFailure(full, step: .read, failures: 2, for: .snapshot)
+            #expect(owners == .final, "somebody waits for it")
+        }
     }
 }
 

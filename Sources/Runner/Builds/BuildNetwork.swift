@@ -89,28 +89,42 @@ struct BuildNetwork: Sendable {
 
 /// Which networks are taken.
 final class BuildNetworkNumbers: Sendable {
-    private let taken = Mutex<Set<Int>>([])
+    private struct Numbers {
+        var taken: Set<Int> = []
+        /// Of bridges that the engine kept without a network when they were last asked for. They are taken last, since it forgets
+        /// them only when it is started anew.
+        var haunted: Set<Int> = []
 
-    /// Runs `body` with a number that nobody else has. Throws where all are taken, which the number of workers precludes as long as
-    /// none is haunted: that one is not given out again.
-    func withNumber<Value>(_ body: (Int) async throws -> Value) async throws -> Value {
-        let number = taken.withLock { taken in
-            let free = (0..<BuildNetwork.countLimit).first { !taken.contains($0) }
-            if let free { taken.insert(free) }
-            return free
+        mutating func take() -> Int? {
+            let free = (0..<BuildNetwork.countLimit).filter { !taken.contains($0) }
+            guard let number = free.first(where: { !haunted.contains($0) }) ?? free.first else { return nil }
+            taken.insert(number)
+            return number
         }
-        guard let number else {
+
+        mutating func giveBack(_ number: Int, isHaunted: Bool) {
+            taken.remove(number)
+            if isHaunted { haunted.insert(number) } else { haunted.remove(number) }
+        }
+    }
+
+    private let numbers = Mutex(Numbers())
+
+    /// Runs `body` with a number that nobody else has. Throws where all are taken, which the number of workers precludes.
+    func withNumber<Value>(_ body: (Int) async throws -> Value) async throws -> Value {
+        guard let number = numbers.withLock({ $0.take() }) else {
             throw RunnerError(
                 .changedMeanwhile,
-                "all \(BuildNetwork.countLimit) build networks are in use, or kept by the engine though they are gone: restart it (the operator) if that lasts"
+                "all \(BuildNetwork.countLimit) build networks are in use; it is tried again"
             )
         }
         do {
             let value = try await body(number)
-            taken.withLock { _ = $0.remove(number) }
+            numbers.withLock { $0.giveBack(number, isHaunted: false) }
             return value
         } catch {
-            if !((error as? DockerError)?.isHaunted ?? false) { taken.withLock { _ = $0.remove(number) } }
+            let isHaunted = (error as? DockerError)?.isHaunted ?? false
+            numbers.withLock { $0.giveBack(number, isHaunted: isHaunted) }
             throw error
         }
     }

@@ -8,7 +8,7 @@ import Synchronization
 /// are no part of the image. No later build would use them, as steps are taken from finished images only.
 ///
 /// Each is noted in the database as a loan, so that a runner that was killed while it built gives them back when it comes again.
-/// What the engine has made and not told yet by then is found as a child of those.
+/// What the engine has made and not told yet by then is found as a child of those; what a step that still runs then makes is not.
 final class BuildRemains: Sendable {
     /// A line may be a step's own words, so that many more could come than steps.
     private static let limit = 2 * Dockerfile.instructionLimit

@@ -107,10 +107,10 @@ struct CaptureMaker: Sendable {
         _ store: LayerStore
     ) async throws -> (digest: String, bytes: Int64) {
         let name = "\(frozenPrefix)\(tryName(of: job))"
-        let limits = CaptureLimits(
-            contentBytes: Int64(order.diskGib) << 30,
-            countsBase: store.freezesCopies && parts.blueprint.host.diskNote == nil
-        )
+        let countsBase = store.freezesCopies && parts.blueprint.host.diskNote == nil
+        let disk = Int64(order.diskGib) << 30
+        // What is restored must fit that disk with the file system's own records, which its quota counts too.
+        let limits = CaptureLimits(contentBytes: countsBase ? disk - disk / 64 : disk, countsBase: countsBase)
         let cancelled = Atomic(false)
         let freeze = { @Sendable in try store.freeze(container: container.id, as: name, madeOf: image) }
         let write = { @Sendable (frozen: FrozenFiles, isLate: @escaping @Sendable () -> Bool) in

@@ -105,9 +105,13 @@ struct LayerStore: Sendable {
         return try folder(ofLayers: CapturedImage(of: configuration(ofImage: id)).layers).map(countedBytes) ?? 0
     }
 
+    private static let believedBytes: UInt64 = 1 << 60
+
     private func countedBytes(_ subvolume: String) -> Int64 {
         var (used, limit) = (UInt64(0), UInt64(0))
-        return martlet_btrfs_quota(subvolume, &used, &limit) == 0 ? Int64(clamping: used) : 0
+        let isCounted = martlet_btrfs_quota(subvolume, &used, &limit) == 0
+        // The kernel is known to count to below none, which reads as 16 EiB.
+        return isCounted && used <= Self.believedBytes ? Int64(used) : 0
     }
 
     private func copy(_ subvolume: String, as name: String) throws {

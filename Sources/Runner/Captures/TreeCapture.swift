@@ -253,12 +253,15 @@ struct TreeCapture: ~Copyable {
 
     /// Whoever starts from the image has to have room for it.
     private mutating func count(_ bytes: Int64) throws {
-        contentBytes += bytes
-        guard contentBytes > limits.contentBytes else { return }
+        // A hole may be as large as can be said: sums of two would not.
+        guard bytes > limits.contentBytes - contentBytes else {
+            contentBytes += bytes
+            return
+        }
         let what = limits.countsBase ? "the sandbox's files" : "the files that have changed"
         let which = largest.map { " (the largest: '\(text($0.path))', \($0.bytes >> 20) MiB)" } ?? ""
         throw CaptureRefused(
-            "\(what), holes in them filled, are larger than the sandbox's disk of \(limits.contentBytes >> 30) GiB\(which); remove some, or make the disk larger"
+            "\(what), holes in them filled, are larger than the \(limits.contentBytes >> 20) MiB that the sandbox's disk has for them\(which); remove some, or make the disk larger"
         )
     }
 

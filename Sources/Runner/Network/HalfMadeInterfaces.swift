@@ -2,9 +2,9 @@ import FoundationEssentials
 import Subprocess
 
 /// Host ends of interfaces whose other end is on the host too: an engine that is killed between making a pair and moving it into
-/// a container forgets both. The engine's own way through that state takes a moment, so they are left alone at first.
+/// a container forgets both. The engine's own way through that state takes a moment, or as long as a start may take.
 struct HalfMadeInterfaces {
-    static let patience: Duration = .seconds(30)
+    static let patience: Duration = .seconds(150)
     private static let commandLimit: Duration = .seconds(10)
     /// A thousand interfaces are listed in half a megabyte.
     private static let outputBytesLimit = 8 << 20
@@ -23,11 +23,12 @@ struct HalfMadeInterfaces {
         )
         seen = Dictionary(uniqueKeysWithValues: found.map { ($0, seen[$0] ?? now) })
         let due = seen.filter { now - $0.value >= Self.patience }.keys.sorted()
-        for name in due {
-            _ = try await Self.ip(["link", "delete", "dev", name])
+        var removed: [String] = []
+        for name in due where (try? await Self.ip(["link", "delete", "dev", name])) != nil {
             seen[name] = nil
+            removed.append(name)
         }
-        return due
+        return removed
     }
 
     private struct Link: Decodable {

@@ -45,7 +45,8 @@ private func judgeEngine(_ error: DockerError, _ attempts: Int, _ disk: DiskUsag
             )
     case .noSpace:
         .settle(
-            reason: "\(error): the sandbox's own disk is full; raise its disk (resize), and recover it",
+            reason:
+                "\(error): the sandbox's own disk is full, or its image does not fit the runner's: stop it, resize its disk and start it, or remove images there (the operator) and recover it",
             recoverable: true
         )
     case .badRequest, .unauthorized:

@@ -35,9 +35,10 @@ extension SandboxApplier {
         }
         guard let bytes = known, bytes + Self.marginBytes > parts.blueprint.wantedDiskBytes(of: desired) else { return }
         let needed = (bytes + Self.marginBytes) >> 30 + 1
+        let advice = "stop the sandbox, resize its disk to \(needed) GiB or more, and start it"
         throw RunnerError(
             .imageTooLarge,
-            "the image \(desired.image) has \(bytes >> 20) MiB, which leaves no room on the sandbox's disk of \(desired.diskGib) GiB: delete the sandbox, and make one with a disk of \(needed) GiB or more (from a snapshot that has such a disk); or have an operator enlarge this one's (sandbox.disk_gib), and recover it"
+            "the image \(desired.image) has \(bytes >> 20) MiB, which leaves no room on the sandbox's disk of \(desired.diskGib) GiB: \(advice)"
         )
     }
 

@@ -53,7 +53,7 @@ package enum SnapshotFailureCause: String, Sendable, Hashable, CaseIterable {
                 // What a Dockerfile is at fault for is a `BuildFailure`.
                 self = step == .pull ? .theirs : .ours
             }
-        case let error as CaptureTrouble where error.description.contains(Runner.words(ENOSPC)): self = .disk
+        case let error as CaptureTrouble where error.prospect == .lasting: self = .disk
         default: self = error.isFinal ? .theirs : .ours
         }
     }
@@ -92,6 +92,7 @@ package let lastingPause: Duration = .seconds(300)
 private func prospect(of error: any Error, _ step: SnapshotStep) -> CaptureTrouble.Prospect {
     switch error {
     case let error as CaptureTrouble: error.prospect
+    case let error as DockerError where error.kind == .noSpace: .lasting
     // The container, or the image, went away meanwhile.
     case let error as DockerError where error.kind == .notFound && step != .push: .doubtful
     default: .passing
@@ -137,9 +138,7 @@ func snapshotReason(_ error: any Error, step: SnapshotStep, image: String, lines
 let snapshotReasonLimit = 2000
 
 private func words(_ error: any Error, _ disk: DiskUsage?) -> String {
-    guard let error = error as? DockerError else {
-        return SnapshotFailureCause(error, step: .read) == .disk ? "\(error) (\(fullDiskAdvice(disk)))" : "\(error)"
-    }
+    guard let error = error as? DockerError else { return "\(error)" }
     let advice =
         switch error.kind {
         case .noSpace:

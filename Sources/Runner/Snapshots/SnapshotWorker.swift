@@ -76,6 +76,8 @@ struct SnapshotWorker: Sendable {
                 guard let job = try await claim(readiness) else { return }
                 call.yield()
                 await carryOut(job)
+                // Another runner may have room, and does not find all jobs tried here.
+                if duty == .images, await parts.hasNoRoom() { try await Task.sleep(for: pace.noRoomPause) }
             } catch {
                 if !Task.isCancelled {
                     parts.logger.warning("no job of a snapshot can be claimed", metadata: ["error": "\(error)"])
@@ -181,7 +183,7 @@ struct SnapshotWorker: Sendable {
             step: step,
             image: job.imageName ?? "",
             lines: meter.lastLines,
-            disk: cause == .disk ? await parts.fullDisk() : nil
+            disk: cause == .disk ? await parts.blueprint.host.diskUsage() : nil
         )
         let fate =
             if let order = job.capture {

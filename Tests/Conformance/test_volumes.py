@@ -183,6 +183,8 @@ def test_a_killed_mount_is_healed_under_running_sandboxes(
 ) -> None:
     first, second = pair
     run(first, "echo kept > volume/before-kill")
+    # What rclone was told in the moment of its death it may not have noted yet.
+    eventually((mounts.stored(volume.id) / "before-kill").exists, HEALING_SECONDS, "the file to be in S3")
     started = [engine.container(each.id)["State"]["StartedAt"] for each in pair]
     killed = mounts.server(volume.id)
     assert killed is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -14,6 +15,7 @@ from Rig.environment import Environment
 
 SYNC_SECONDS = 120
 SMALLEST_STEP = 64 << 10
+REFILL_SECONDS = 0.3
 
 
 class EngineDisk:
@@ -52,26 +54,44 @@ class EngineDisk:
 
     @contextmanager
     def filled(self, percent: int = 100) -> Iterator[None]:
-        """Full to this much while the block runs. Nothing is written: the room is only claimed, which takes a moment."""
+        """Full to this much while the block runs. Nothing is written: the room is only claimed, which takes a moment. What others
+        give back of a disk that is to be full is claimed as well."""
         filler = self.root / "martlet-test-filler"
+        done = threading.Event()
         try:
             with filler.open("wb") as file:
                 self._claim(file.fileno(), percent)
-            # Only then it is counted.
-            self._btrfs("filesystem", "sync", self.root)
-            yield
+                # Only then it is counted.
+                self._btrfs("filesystem", "sync", self.root)
+                keeper = threading.Thread(target=self._keep_full, args=(file.fileno(), done))
+                if percent == 100:
+                    keeper.start()
+                try:
+                    yield
+                finally:
+                    done.set()
+                    if percent == 100:
+                        keeper.join()
         finally:
             filler.unlink(missing_ok=True)
             if percent == 100:  # else there is room now, and what was claimed is given back later
                 self._btrfs("filesystem", "sync", self.root)
+
+    def _keep_full(self, file: int, done: threading.Event) -> None:
+        while not done.wait(REFILL_SECONDS):
+            seen = os.statvfs(self.root)
+            self._grow(file, os.fstat(file).st_size, max(seen.f_bavail * seen.f_frsize, SMALLEST_STEP), None)
 
     def _claim(self, file: int, percent: int) -> None:
         seen = os.statvfs(self.root)
         used = (seen.f_blocks - seen.f_bfree) * seen.f_frsize
         wanted = (used + seen.f_bavail * seen.f_frsize) * percent // 100 - used
         assert wanted > 0, f"{self.root} is {self.percent()} % full already"
-        size, step = 0, wanted
-        while step >= SMALLEST_STEP and (size < wanted or percent == 100):
+        self._grow(file, 0, wanted, None if percent == 100 else wanted)
+
+    def _grow(self, file: int, size: int, step: int, limit: int | None) -> None:
+        """From `size` on, to `limit` or for as long as there is room."""
+        while step >= SMALLEST_STEP and (limit is None or size < limit):
             try:
                 os.posix_fallocate(file, size, step)
                 size += step

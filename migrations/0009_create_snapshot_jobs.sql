@@ -334,57 +334,6 @@ BEGIN
 END
 $$;
 
--- Time ------------------------------------------------------------------------------------------------------------
-
--- Api: jobs that nobody will end, and snapshots that nobody uses.
-CREATE FUNCTION housekeep_snapshots() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-    late record;
-    changed integer;
-    total integer := 0;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_snapshots')) THEN
-        RETURN 0;
-    END IF;
-    PERFORM set_config('martlet.actor', 'timer', true);
-    -- While runners of its regions are at others, a job has its place in their queue.
-    UPDATE snapshot_job SET idle_since = now() WHERE snapshot_id IN (
-        SELECT j.snapshot_id FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
-        WHERE j.epoch = 0 AND j.idle_since < now() - interval '1 minute' AND EXISTS (
-            SELECT FROM snapshot_job o JOIN runner r ON r.id = o.runner_id
-            WHERE o.lease_expires_at > now() AND o.deadline_at > now()
-                AND (cardinality(s.region_ids) = 0 OR r.region_id = ANY (s.region_ids)))
-        FOR NO KEY UPDATE OF s, j SKIP LOCKED);
-    FOR late IN
-        SELECT s.id, j.step, j.last_error, j.claims, j.epoch = 0 AS is_untouched, j.deadline_at < now() AS is_late, r.name AS runner
-        FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id LEFT JOIN runner r ON r.id = j.runner_id
-        WHERE j.deadline_at < now()
-            OR j.claims >= snapshot_claims_limit() AND coalesce(j.lease_expires_at, now()) <= now()
-            OR j.epoch = 0 AND j.idle_since < now() - interval '10 minutes'
-        FOR NO KEY UPDATE OF s SKIP LOCKED
-    LOOP
-        PERFORM end_snapshot_job(late.id, CASE
-            WHEN late.is_late AND late.is_untouched THEN 'step wait: the queue is too long: the runners of its regions were at others for '
-                || '6 hours; activate it again later, or add runners (the operator)'
-            WHEN late.is_late THEN format('step %s: not done within its deadline of 60 minutes%s', coalesce(late.step, 'wait'),
-                coalesce('; the last failure was: ' || late.last_error, ''))
-            WHEN late.claims > 0 THEN format('step %s: its runner ended %s times while at it, last %s; look at that runner''s log',
-                coalesce(late.step, 'begin'), late.claims, coalesce(late.runner, 'one that is gone'))
-            ELSE 'step wait: no runner of its regions took it within 10 minutes; one that is ready (view runners) and has MARTLET_REGISTRY_URL set is needed'
-            END);
-        total := total + 1;
-    END LOOP;
-    PERFORM set_config('martlet.cause', 'no sandbox was made from it for longer than organization.snapshot_deactivation_minutes', true);
-    UPDATE snapshot s SET desired_state = 'inactive' FROM organization o
-        WHERE o.id = s.organization_id AND NOT s.general AND s.state = 'active' AND o.snapshot_deactivation_minutes > 0
-            AND greatest(s.last_used_at, s.activated_at, s.created_at) < now() - make_interval(mins => o.snapshot_deactivation_minutes)
-            AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    RETURN total + changed;
-END
-$$;
-
 -- The internal registry's garbage -----------------------------------------------------------------------------------
 
 -- Of these images those that a snapshot or a living sandbox starts from, or that a job may be about to record.
@@ -490,4 +439,3 @@ GRANT EXECUTE ON FUNCTION claim_snapshot_job(text[], integer), release_snapshot_
     finish_snapshot_job(uuid, bigint, text, text, text[], bigint), fail_snapshot_job(uuid, bigint, text, text, integer),
     registry_login(uuid, bigint, text, text), snapshot_image_lost(text), images_in_use(text[]), cached_images_wanted(text[]),
     claim_discarded(integer), settle_discarded(text, boolean) TO martlet_runner;
-GRANT EXECUTE ON FUNCTION housekeep_snapshots() TO martlet_api;

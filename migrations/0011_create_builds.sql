@@ -393,51 +393,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     GROUP BY o.image ORDER BY max(o.activated_at) DESC NULLS LAST LIMIT 10
 $$;
 
--- Housekeeping ---------------------------------------------------------------------------------------------------
-
--- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up.
-CREATE VIEW unneeded_hidden_snapshot AS
-    SELECT s.id FROM snapshot s
-    WHERE s.hidden AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
-        AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END;
-COMMENT ON VIEW unneeded_hidden_snapshot IS 'What housekeep_builds() deletes.';
-
--- Api: contexts and hidden snapshots that nobody needs any more; and what follows a build that ended unseen.
-CREATE FUNCTION housekeep_builds() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-    changed integer;
-    total integer := 0;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('martlet.housekeep_builds')) THEN
-        RETURN 0;
-    END IF;
-    PERFORM set_config('martlet.actor', 'timer', true);
-    UPDATE snapshot SET state = 'pending' WHERE id IN (
-        SELECT s.id FROM snapshot s WHERE s.state = 'building' AND s.built_by <> s.id
-            AND NOT EXISTS (SELECT FROM snapshot l WHERE l.id = s.built_by AND l.state IN ('pending', 'building'))
-        LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    total := total + changed;
-    DELETE FROM build_context WHERE id IN (
-        SELECT c.id FROM build_context c
-        WHERE c.last_used_at < now() - CASE WHEN c.completed_at IS NULL THEN interval '1 hour' ELSE interval '7 days' END
-        LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    total := total + changed;
-    DELETE FROM snapshot WHERE id IN (SELECT id FROM unneeded_hidden_snapshot LIMIT 100);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    RETURN total + changed;
-END
-$$;
-
 -- Rights ---------------------------------------------------------------------------------------------------------
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON build_context, build_context_part TO martlet_api;
 GRANT SELECT ON build_log TO martlet_api, martlet_operator;
 GRANT SELECT, DELETE ON build_context TO martlet_operator;
 GRANT EXECUTE ON FUNCTION put_context_part(uuid, uuid, integer, text, bytea, bigint, bigint), use_contexts(uuid, text[]),
-    request_image(uuid, text, text, jsonb), housekeep_builds() TO martlet_api;
+    request_image(uuid, text, text, jsonb) TO martlet_api;
 GRANT EXECUTE ON FUNCTION append_build_log(uuid, bigint, bytea), build_cache_sources(uuid, bigint), has_build_begun(uuid, bigint),
     read_context(uuid, bigint, text, integer, integer, integer) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION public_state(sandbox, boolean, boolean, sandbox_status), waiting_state(uuid), waiting_error(uuid)

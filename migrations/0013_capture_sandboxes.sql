@@ -682,15 +682,17 @@ BEGIN
 END
 $$;
 
--- As before, but for backups, which no sandbox was made from.
-CREATE OR REPLACE VIEW unneeded_hidden_snapshot AS
+-- Failed ones stay as long as a sandbox tells of them; those under way that nobody waits for are given up. Backups, which no
+-- sandbox was made from, are the captures' own.
+CREATE VIEW unneeded_hidden_snapshot AS
     SELECT s.id FROM snapshot s
     WHERE s.hidden AND s.purpose IS DISTINCT FROM 'backup'
         AND NOT EXISTS (SELECT FROM sandbox x WHERE x.snapshot_id = s.id AND x.destroyed_at IS NULL)
         AND greatest(s.created_at, s.last_used_at) < now() - CASE s.state WHEN 'active' THEN interval '1 day' ELSE interval '10 minutes' END;
+COMMENT ON VIEW unneeded_hidden_snapshot IS 'What housekeep_builds() deletes.';
 
--- As before, but for the last of its steps, which goes round.
-CREATE OR REPLACE FUNCTION housekeep_builds() RETURNS integer
+-- Api: contexts and hidden snapshots that nobody needs any more; and what follows a build that ended unseen.
+CREATE FUNCTION housekeep_builds() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     ids uuid[];
@@ -720,8 +722,8 @@ BEGIN
 END
 $$;
 
--- Api: jobs that nobody will end, and snapshots that nobody uses. As before; the latter go round, and backups are in use.
-CREATE OR REPLACE FUNCTION housekeep_snapshots() RETURNS integer
+-- Api: jobs that nobody will end, and snapshots that nobody uses.
+CREATE FUNCTION housekeep_snapshots() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     late record;
@@ -776,7 +778,7 @@ $$;
 
 GRANT SELECT ON sandbox_backup TO martlet_api, martlet_operator;
 GRANT UPDATE (backup_on_stop, backup_minutes) ON organization TO martlet_operator;
-GRANT EXECUTE ON FUNCTION request_capture(uuid, uuid, bigint, text, text), request_fork(uuid, uuid, bigint, text), housekeep_captures()
-    TO martlet_api;
+GRANT EXECUTE ON FUNCTION request_capture(uuid, uuid, bigint, text, text), request_fork(uuid, uuid, bigint, text), housekeep_captures(),
+    housekeep_builds(), housekeep_snapshots() TO martlet_api;
 GRANT EXECUTE ON FUNCTION claim_capture(integer, boolean), restore_lost(uuid, bigint, text) TO martlet_runner;
 GRANT EXECUTE ON FUNCTION state_of_capture(sandbox, text) TO martlet_api, martlet_runner, martlet_proxy, martlet_operator;

@@ -1,3 +1,4 @@
+import Docker
 import Domain
 import FoundationEssentials
 import Subprocess

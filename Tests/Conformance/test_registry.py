@@ -174,9 +174,10 @@ def test_an_authority_of_the_organizations(
 
 @pytest.mark.deadline(300)
 def test_an_insecure_registry(registry: UserRegistry, front: TLSFront, logins: Logins, made: Made, sandboxes: Sandboxes) -> None:
-    """Any certificate, and plain HTTP; of which the engine was told nothing."""
+    """Any certificate, and plain HTTP; of which the engine was told nothing. A list of images has one for this host."""
     image = registry.push(BUSYBOX, f"team/insecure:{sandboxes.run}")
-    for kind, host in (("secure", front.secure), ("plain", front.plain)):
+    several = registry.list_of(image, f"several-{sandboxes.run}")
+    for kind, host, image in (("secure", front.secure, image), ("plain", front.plain, several)):
         logins.put(host, insecure=True)
         snapshot = made.ask(kind, image.replace(registry.host, host))["id"]
         assert made.settled(snapshot)["state"] == "active", made.get(snapshot)

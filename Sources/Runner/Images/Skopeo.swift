@@ -46,31 +46,37 @@ struct Skopeo: Sendable {
     // MARK: - Asking and fetching
 
     private static let askLimit: Duration = .seconds(60)
+    /// Larger than any image may be, and no sum of these overflows.
+    private static let layerBytesBelieved: Int64 = 1 << 40
 
-    /// Asks the registry. Throws `DockerError` as the engine would.
+    /// Asks the registry. Throws `DockerError` as the engine would, and ``UnusableImage``.
     func find(_ name: ImageName, _ access: Access) async throws -> Found {
         let repository = "\(name.host)/\(name.repository)"
         let asked = name.digest.map { "\(repository)@\($0)" } ?? "\(repository):\(name.tag ?? "latest")"
         var text = try await manifest(asked, access)
-        let list = try Self.read(text, asked)
-        if let images = list.manifests {
-            let image = images.first { $0.platform?.os == "linux" && $0.platform?.architecture == architecture }
-            guard let image else {
-                throw UnusableImage(
-                    description:
-                        "\(asked) has no image for linux on \(architecture); use one that has, or this runner's kind"
-                )
-            }
-            text = try await manifest("\(repository)@\(image.digest)", access)
+        var manifest = try Self.read(text, asked)
+        if let images = manifest.manifests {
+            text = try await self.manifest("\(repository)@\(try choose(images, asked).digest)", access)
+            manifest = try Self.read(text, asked)
         }
-        let found = list.manifests == nil ? list : try Self.read(text, asked)
-        guard let layers = found.layers else {
+        guard let layers = manifest.layers else {
             throw UnusableImage(
                 description: "\(asked) is neither an image nor a list of images that this runner understands"
             )
         }
-        let digest = SHA256.hash(data: Data(text.utf8)).hexadecimal
-        return Found(reference: "\(repository)@sha256:\(digest)", sizeBytes: layers.reduce(0) { $0 + max(0, $1.size) })
+        return Found(
+            reference: "\(repository)@sha256:\(SHA256.hash(data: Data(text.utf8)).hexadecimal)",
+            sizeBytes: layers.reduce(0) { $0 + min(max(0, $1.size), Self.layerBytesBelieved) }
+        )
+    }
+
+    private func choose(_ images: [Manifest.Image], _ asked: String) throws -> Manifest.Image {
+        for image in images where image.platform?.os == "linux" && image.platform?.architecture == architecture {
+            return image
+        }
+        throw UnusableImage(
+            description: "\(asked) has no image for linux on \(architecture), which this runner is; use one that has"
+        )
     }
 
     /// The engine has the image as `name`, with a tag, afterwards.
@@ -202,16 +208,19 @@ struct Skopeo: Sendable {
                 throw DockerError.saidByRegistry(operation: operation, message: Self.gist(result.standardError))
             }
             return result.standardOutput
-        } catch let error as SubprocessError where error.code == .executableNotFound {
+        } catch let error as SubprocessError {
             throw DockerError(
                 operation: operation,
-                kind: .unavailable,
-                message:
-                    "this runner's host has no \(Self.program), which fetches from registries that are trusted otherwise than the "
-                    + "engine trusts: install it there (apt-get install \(Self.program))"
+                kind: error.code == .executableNotFound ? .unavailable : .server,
+                message: error.code == .executableNotFound ? Self.absent : "\(Self.program) could not be used: \(error)"
             )
         }
     }
+
+    private static let absent = """
+        this runner's host has no \(program), which fetches from registries that are trusted otherwise than the engine trusts: install \
+        it there (apt-get install \(program))
+        """
 
     /// The words of the last line, which says what ended it.
     static func gist(_ output: String) -> String {

@@ -7,7 +7,7 @@ import Store
 /// Twins of images that declare volumes (`VOLUME` in a Dockerfile): the same layers and the same configuration, but without them.
 ///
 /// For each path that an image declares, the engine would keep the files of a container in a volume: beside the sandbox's disk and
-/// its quota, and in no capture of it; it cannot be told not to. See `ops/decisions/015`.
+/// its quota, and in no capture of it; it cannot be told not to. See `ops/decisions/016`.
 struct PlainImages: Sendable {
     private let engine: DockerEngine
     private let driver: String

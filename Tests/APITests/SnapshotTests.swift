@@ -142,6 +142,21 @@ import Testing
     private static let body =
         #"{"name":"hub","url":"https://registry.example:5000/","username":"u","password":"s3cr3t-w0rd","project":"team"}"#
 
+    /// Of nobody, for a hundred years.
+    private static let authority = """
+        -----BEGIN CERTIFICATE-----
+        MIIBhDCCASugAwIBAgIUJAmNDYxfHpHRuXlue+z69QUpzdcwCgYIKoZIzj0EAwIw
+        FzEVMBMGA1UEAwwMYW4gYXV0aG9yaXR5MCAXDTI2MTEyNjA4MDcxNloYDzIxMjYx
+        MTAyMDgwNzE2WjAXMRUwEwYDVQQDDAxhbiBhdXRob3JpdHkwWTATBgcqhkjOPQIB
+        BggqhkjOPQMBBwNCAASDQei64U0bTMdJKqPEPrZZ6W/jaktgAX1jHEN5olKTLT/Q
+        6K/F05Ei/eT+6XqoKpzaLK7Ie6rjukv1rHQtxiVGo1MwUTAdBgNVHQ4EFgQUmKhU
+        PyMP8cDMEmTjEf0UQk20z5YwHwYDVR0jBBgwFoAUmKhUPyMP8cDMEmTjEf0UQk20
+        z5YwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiAzh6V18vzL0Ey6
+        BpSDshKNxJD8AS6idtCG1UYK66q7XgIgUJuF+kYd//ZyE99llScZwjCFvwoFvMJ0
+        nYtTgp7OnAQ=
+        -----END CERTIFICATE-----
+        """
+
     private func with(_ body: @Sendable @escaping (TestAPI) async throws -> Void) async throws {
         let secrets = try SecretBox(hexKey: Self.key)
         try await TestAPI.with({ $0.secrets = secrets }, body)
@@ -191,10 +206,48 @@ import Testing
         }
     }
 
+    @Test func aTrustStaysUntilItIsNamedAgain() async throws {
+        try await with { api in
+            let certificate = Self.authority.replacing("\n", with: "\\n")
+            func body(_ more: String) -> String { #"{"name":"own","url":"registry.example"\#(more)}"# }
+            let made = try await api.send("POST", "/api/docker-registry", json: body(#","insecure":true"#))
+            #expect(made.status == 201, "\(made.text)")
+            #expect(made["insecure"] == .bool(true))
+            let path = "/api/docker-registry/\(made["id"].text)"
+            for (change, insecure, hasAuthority) in [
+                ("", true, false),
+                (#","caCertificate":"\#(certificate)""#, false, true),
+                (#","insecure":false"#, false, true),
+                (#","insecure":true"#, true, false),
+                (#","caCertificate":"\#(certificate)","insecure":false"#, false, true),
+            ] {
+                let now = try await api.send("PATCH", path, json: body(change))
+                #expect(now.status == 200, "\(change): \(now.text)")
+                #expect(now["insecure"] == .bool(insecure), "\(change)")
+                #expect(now.text.contains("BEGIN CERTIFICATE") == hasAuthority, "\(change)")
+            }
+            let bare = try await api.send("PATCH", path, json: body(#","caCertificate":"""#))
+            #expect(bare.status == 400, "nothing would be left to say")
+            let login = #","caCertificate":"","username":"u","password":"p""#
+            let known = try await api.send("PATCH", path, json: body(login))
+            #expect(known.status == 200 && !known.text.contains("BEGIN CERTIFICATE"), "\(known.text)")
+            let loosened = try await api.send("PATCH", path, json: body(#","username":"u","insecure":true"#))
+            #expect(loosened.status == 400 && loosened.message.contains("password"), "\(loosened.text)")
+        }
+    }
+
     @Test func everyBadFieldIsNamed() async throws {
         try await with { api in
             let cases: [(String, Int, [String])] = [
-                ("{}", 400, ["name", "username", "password"]),
+                ("{}", 400, ["name", "username"]),
+                (#"{"name":"a","url":"x.example","username":"u"}"#, 400, ["password"]),
+                (#"{"name":"a","url":"x.example","password":"p"}"#, 400, ["username"]),
+                (#"{"name":"a","url":"x.example","caCertificate":"no PEM"}"#, 400, ["caCertificate", "PEM"]),
+                (#"{"name":"a","url":"x.example","insecure":1}"#, 400, ["insecure"]),
+                (
+                    #"{"name":"a","url":"x.example","insecure":true,"caCertificate":"x"}"#, 400,
+                    ["caCertificate", "insecure"]
+                ),
                 (
                     #"{"name":"a","url":"registry.example/path","username":"u","password":"p"}"#, 400,
                     ["url", "project"]

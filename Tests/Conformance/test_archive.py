@@ -9,7 +9,7 @@ from typing import Any, Iterator
 
 import httpx
 import pytest
-from daytona import DaytonaBadRequestError, Sandbox, SandboxState, VolumeMount
+from daytona import CreateSandboxFromImageParams, DaytonaBadRequestError, Image, Sandbox, SandboxState, VolumeMount
 
 from Rig.database import Database
 from Rig.engine import Engine
@@ -401,11 +401,49 @@ def test_what_has_no_container_is_not_archived_for_an_hour(
     sandboxes.remove([made.id])
 
 
+def statuses(box: Sandbox, *paths: str) -> list[str]:
+    return box.process.exec(f"stat -c '%a %u:%g' {' '.join(paths)}").result.splitlines()
+
+
 @pytest.mark.deadline(300)
-def test_what_lies_beside_the_sandboxes_own_files_is_not_archived_away(
+def test_volumes_that_an_image_declares_are_folders_of_the_sandbox(
+    sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client
+) -> None:
+    """What is there is counted by the sandbox's own disk, and captured with it."""
+    image = Image.base("martlet/busybox:test").dockerfile_commands(
+        ["RUN mkdir /data && echo given > /data/given && chown -R 5:6 /data && chmod 1771 /data", "VOLUME /data /missing/deep"]
+    )
+    made = sandboxes.client.sdk.create(
+        CreateSandboxFromImageParams(image=image, labels=sandboxes.labels(), auto_stop_interval=0), timeout=120
+    )
+    container = engine.container(made.id)
+    assert [each for each in container["Mounts"] if each["Type"] == "volume"] == [] and not container["Config"]["Volumes"]
+    assert statuses(made, "/data", "/data/given", "/missing", "/missing/deep") == ["1771 5:6", "644 5:6", "755 0:0", "755 0:0"]
+    assert made.process.exec("cat /data/given; echo own > /data/own; echo own > /missing/deep/own").exit_code == 0
+    disks = made.process.exec("stat -c %d / /data /missing/deep").result.split()
+    assert len(disks) == 3 and len(set(disks)) == 1, "one file system, and so one quota"
+
+    made.stop()
+    made.start()
+    assert made.process.exec("cat /data/given /data/own /missing/deep/own").result.split() == ["given", "own", "own"]
+    before = tree_of(made, engine)
+    made.stop()
+    made.archive()
+    reaches(api, made, "archived")
+    made.start()
+    check_same(before, tree_of(made, engine))
+    child = made.fork()
+    check_same(before, tree_of(child, engine))
+    for box in (made, child):
+        assert [each for each in engine.container(box.id)["Mounts"] if each["Type"] == "volume"] == []
+    sandboxes.remove([child.id])
+    sandboxes.remove([made.id])
+
+
+@pytest.mark.deadline(300)
+def test_so_are_those_of_an_image_that_only_the_engine_has(
     sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
 ) -> None:
-    """An image may declare a VOLUME: what is there would be in no backup."""
     name = f"with-volume-{secrets.token_hex(4)}"
     plain = engine.request("POST", "/containers/create", {"Image": "martlet/busybox:test", "Cmd": ["true"]}).json()["Id"]
     changed = engine.request("POST", "/commit", container=plain, repo=f"martlet/{name}", tag="1", changes="VOLUME /data")
@@ -417,12 +455,38 @@ def test_what_lies_beside_the_sandboxes_own_files_is_not_archived_away(
         assert made.process.exec("echo kept > /data/kept").exit_code == 0
         made.stop()
         made.archive()
-        reaches(api, made, "stopped")
-        why = database.rows("SELECT cause FROM event WHERE subject_id = :'id' ORDER BY id DESC LIMIT 3", id=made.id)
-        assert any("VOLUME /data" in (each["cause"] or "") for each in why), why
+        reaches(api, made, "archived")
         made.start()
         assert made.process.exec("cat /data/kept").result == "kept\n"
         sandboxes.remove([made.id])
     finally:
         database.execute("DELETE FROM snapshot WHERE general AND name = :'name';", name=name)
-        engine.request("DELETE", f"/images/martlet/{name}:1", force="true")
+        twins = [tag for each in engine.get("/images/json") for tag in each["RepoTags"] or [] if tag.endswith(changed.json()["Id"].removeprefix("sha256:"))]
+        for image in [*twins, f"martlet/{name}:1"]:
+            engine.request("DELETE", f"/images/{image}", force="true")
+
+
+@pytest.mark.deadline(300)
+def test_a_container_of_former_times_keeps_its_volume(
+    sandboxes: Sandboxes, busybox: str, engine: Engine, api: httpx.Client, database: Database
+) -> None:
+    """It was made when the engine kept what is there beside the sandbox: that would be in no backup."""
+    made = sandboxes.create(snapshot=busybox, auto_stop_interval=0)
+    made.stop()
+    old = engine.container(made.id)
+    assert engine.request("DELETE", f"/containers/{old['Id']}").status_code == 204
+    body = {**old["Config"], "Volumes": {"/data": {}}, "HostConfig": old["HostConfig"]}
+    body["NetworkingConfig"] = {"EndpointsConfig": old["NetworkSettings"]["Networks"]}
+    again = engine.request("POST", "/containers/create", body, name=old["Name"].lstrip("/"))
+    assert again.status_code == 201, again.text
+    made.start()
+    assert engine.container(made.id)["Id"] == again.json()["Id"], "it is the sandbox's"
+    assert made.process.exec("echo kept > /data/kept").exit_code == 0
+    made.stop()
+    made.archive()
+    reaches(api, made, "stopped")
+    why = database.rows("SELECT cause FROM event WHERE subject_id = :'id' ORDER BY id DESC LIMIT 3", id=made.id)
+    assert any("VOLUME /data" in (each["cause"] or "") and "new sandbox" in each["cause"] for each in why), why
+    made.start()
+    assert made.process.exec("cat /data/kept").result == "kept\n"
+    sandboxes.remove([made.id])

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, Iterator
 
 import httpx
 import pytest
 
 from Rig.database import Database, DatabaseError
+from Rig.engine import Engine
 from Rig.environment import Environment
+from Rig.network import HostNetwork
 from Rig.registry import UserRegistry
+from Rig.sandboxes import Sandboxes
+from Rig.snapshots import Made
+from Rig.tls_front import TLSFront
 from Rig.waiting import eventually
 from Rig.wire import check_error
 
@@ -54,6 +60,8 @@ def test_bad_registries_are_told(api: httpx.Client) -> None:
         ({"password": ""}, ["password"]),
         ({"name": ""}, ["name"]),
         ({"isDefault": True}, ["isDefault"]),
+        ({"insecure": "yes"}, ["insecure"]),
+        ({"caCertificate": "-----BEGIN NONSENSE-----"}, ["caCertificate", "PEM"]),
     ]:
         check_error(api.post("/docker-registry", json={**good, **change}), 400, *words)
     check_error(api.get("/docker-registry/registry-push-access"), 501, "docker-registry")
@@ -94,3 +102,96 @@ def test_a_wrong_password_is_told_and_a_right_one_heals(api: httpx.Client, regis
     finally:
         assert api.delete(path).status_code == 200
         assert api.delete(f"/docker-registry/{login}").status_code == 204
+
+
+@pytest.fixture
+def front(registry: UserRegistry, host: HostNetwork, database: Database) -> Iterator[TLSFront]:
+    made = TLSFront(registry.host, host.addresses()[0], database)
+    yield made
+    made.close()
+
+
+class Logins:
+    """Adds registries and removes them in the end."""
+
+    def __init__(self, api: httpx.Client, registry: UserRegistry) -> None:
+        self._api = api
+        self._login = {"username": registry.username, "password": registry.password}
+        self._paths: dict[str, str] = {}
+
+    def put(self, host: str, **trust: Any) -> None:
+        """There is one for the host, asked with the login and this trust."""
+        body = {"name": host, "url": host, **self._login, **trust}
+        if host in self._paths:
+            answer = self._api.patch(self._paths[host], json=body)
+        else:
+            answer = self._api.post("/docker-registry", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        self._paths[host] = f"/docker-registry/{answer.json()['id']}"
+
+    def patch_without_password(self, host: str, **trust: Any) -> httpx.Response:
+        return self._api.patch(self._paths[host], json={"name": host, "url": host, "username": self._login["username"], **trust})
+
+    def close(self) -> None:
+        for path in self._paths.values():
+            assert self._api.delete(path).status_code == 204
+
+
+@pytest.fixture
+def logins(api: httpx.Client, registry: UserRegistry) -> Iterator[Logins]:
+    made = Logins(api, registry)
+    yield made
+    made.close()
+
+
+@pytest.mark.deadline(400)
+def test_an_authority_of_the_organizations(
+    api: httpx.Client, registry: UserRegistry, front: TLSFront, logins: Logins, made: Made, sandboxes: Sandboxes, engine: Engine
+) -> None:
+    """A certificate that the host does not trust is taken by the authority that the registry's row names, for that row alone."""
+    image = registry.push(BUSYBOX, f"team/trusted:{sandboxes.run}").replace(registry.host, front.secure)
+    logins.put(front.secure)
+    snapshot = made.ask("trusted", image)["id"]
+    assert "certificate" in made.settled(snapshot)["errorReason"]
+    logins.put(front.secure, caCertificate=front.stranger)
+    assert api.post(f"/snapshots/{snapshot}/activate").status_code == 200
+    assert "unknown authority" in made.settled(snapshot)["errorReason"]
+    # Whoever may change a registry does not know its password: nobody whom he trusts is to be sent it.
+    check_error(logins.patch_without_password(front.secure, caCertificate=front.authority), 400, "password", "caCertificate")
+    logins.put(front.secure, caCertificate=front.authority)
+    assert logins.patch_without_password(front.secure).json()["caCertificate"] == front.authority, "what is not named stays"
+    assert api.post(f"/snapshots/{snapshot}/activate").status_code == 200
+    assert made.settled(snapshot)["state"] == "active", made.get(snapshot)
+    box = sandboxes.create(snapshot=made.name("trusted"))
+    assert box.process.exec("echo here").result == "here\n"
+    sandboxes.remove([box.id])
+    # For a build's base image too; in neither case is a name left on the host.
+    built = made.build("trusted-base", f"FROM {image}\nRUN echo {sandboxes.run} >/made\n")["id"]
+    assert made.settled(built)["state"] == "active", made.get(built)
+    names = [name for each in engine.get("/images/json") for name in each["RepoTags"] or []]
+    assert not [each for each in names if each.startswith((f"martlet-borrowed/{snapshot}", f"martlet-borrowed/{built}"))]
+
+
+@pytest.mark.deadline(300)
+def test_an_insecure_registry(registry: UserRegistry, front: TLSFront, logins: Logins, made: Made, sandboxes: Sandboxes) -> None:
+    """Any certificate, and plain HTTP; of which the engine was told nothing. A list of images has one for this host."""
+    image = registry.push(BUSYBOX, f"team/insecure:{sandboxes.run}")
+    several = registry.list_of(image, f"several-{sandboxes.run}")
+    for kind, host, image in (("secure", front.secure, image), ("plain", front.plain, several)):
+        logins.put(host, insecure=True)
+        snapshot = made.ask(kind, image.replace(registry.host, host))["id"]
+        assert made.settled(snapshot)["state"] == "active", made.get(snapshot)
+
+
+@pytest.mark.deadline(300)
+def test_an_operators_trust_is_everybodys(
+    registry: UserRegistry, front: TLSFront, made: Made, sandboxes: Sandboxes, database: Database
+) -> None:
+    """Without a login, so the registry refuses what would come; it does so over TLS that is trusted."""
+    image = registry.push(BUSYBOX, f"team/everybodys:{sandboxes.run}").replace(registry.host, front.secure)
+    database.execute(
+        "SET ROLE martlet_operator; UPDATE docker_registry SET certificate_authorities = :'authority' WHERE host = :'host';",
+        authority=front.authority, host=front.secure,
+    )  # fmt: skip
+    snapshot = made.ask("everybodys", image)["id"]
+    assert "registry refuses" in made.settled(snapshot)["errorReason"]

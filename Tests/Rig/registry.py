@@ -24,6 +24,7 @@ from Rig.network import free_port
 CONTROL = REPOSITORY / "ops" / "stack" / "registry"
 CONTROL_SECONDS = 60
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
 def digest(content: bytes) -> str:
@@ -99,6 +100,22 @@ class UserRegistry:
             manifest["config"].update(digest=self._put_blob(wire, path, text), size=len(text))
             manifest["layers"].append({**manifest["layers"][-1], "digest": self._put_blob(wire, path, layer), "size": len(layer)})
             put = wire.put(f"/{path}/manifests/{tag}", content=json.dumps(manifest), headers={"Content-Type": MANIFEST})
+            assert put.status_code == 201, put.text
+        return f"{self.host}/{path}:{tag}"
+
+    def list_of(self, name: str, tag: str) -> str:
+        """Puts a list of images here (under another tag of `name`'s path) of which that one is this machine's; the whole name."""
+        path, _, of = name.removeprefix(f"{self.host}/").partition(":")
+        with self.client() as wire:
+            found = wire.get(f"/{path}/manifests/{of}", headers={"Accept": MANIFEST})
+            entry = {"mediaType": MANIFEST, "size": len(found.content), "digest": digest(found.content)}
+            machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+            other = {"platform": {"os": "windows", "architecture": machine}, **entry}
+            manifests = [other, {"platform": {"os": "linux", "architecture": machine}, **entry}]
+            put = wire.put(
+                f"/{path}/manifests/{tag}", headers={"Content-Type": MANIFEST_LIST},
+                content=json.dumps({"schemaVersion": 2, "mediaType": MANIFEST_LIST, "manifests": manifests}),
+            )  # fmt: skip
             assert put.status_code == 201, put.text
         return f"{self.host}/{path}:{tag}"
 

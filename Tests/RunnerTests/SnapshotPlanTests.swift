@@ -28,6 +28,29 @@ import Testing
         #expect(fates.prefix(2).allSatisfy { if case .retry(let pause) = $0 { pause <= .seconds(4) } else { false } })
     }
 
+    /// As skopeo 1.9 of Debian 12 prints it.
+    @Test(arguments: [
+        (
+            #"time="2026-11-26T07:59:06Z" level=fatal msg="Error parsing image name \"docker://r.example/a:1\": pinging container registry r.example: Get \"https://r.example/v2/\": x509: certificate signed by unknown authority""#,
+            "pinging container registry r.example: Get 'https://r.example/v2/': x509: certificate signed by unknown authority",
+            DockerError.Kind.server
+        ),
+        (
+            "a warning\n"
+                + #"time="2026-11-26T07:59:06Z" level=fatal msg="Error parsing image name \"docker://r/a:1\": reading manifest 1 in r/a: manifest unknown""#,
+            "reading manifest 1 in r/a: manifest unknown", .notFound
+        ),
+        (
+            #"time="2026-11-26T07:59:06Z" level=fatal msg="initializing source docker://r/a:1: reading manifest 1 in r/a: unauthorized: authentication required""#,
+            "reading manifest 1 in r/a: unauthorized: authentication required", .unauthorized
+        ),
+        ("", "it said nothing", .server),
+    ])
+    func whatSkopeoSaysIsTheRegistrysWord(output: String, words: String, kind: DockerError.Kind) {
+        #expect(Skopeo.gist(output) == words)
+        #expect(DockerError.saidByRegistry(operation: "pull", message: Skopeo.gist(output)).kind == kind)
+    }
+
     @Test func whatIsOursIsWaitedFor() {
         for kind in [DockerError.Kind.unavailable, .timeout] {
             for step in SnapshotStep.allCases {

@@ -13,7 +13,7 @@ import Testing
 @Suite(.serialized, .timeLimit(.minutes(5))) struct SnapshotServiceTests {
     @Test func oneIsMadeUsedAndLetGoOf() async throws {
         try await withRegistry { host, registry in
-            let source = try await push(host, registry)
+            let source = try await push(host, registry, changes: ["VOLUME /kept"])
             try await serve(host, registry) {
                 let id = try await ask(host, source)
                 let snapshot = try await settled(host, id)
@@ -27,6 +27,9 @@ import Testing
 
                 let box = try await host.database.makeSandbox(of: host.tenant) { $0.snapshot = snapshot }.id
                 try await host.wait(box, for: .started)
+                let container = try await host.container(box)
+                let original = try await host.engine.inspectImage(registry.access.reference(of: image)).id
+                #expect(original != container.imageID, "it is of its twin")
 
                 _ = try await host.database.owner.snapshots.delete(id, of: host.tenant.organization, by: Actor("test"))
                 try await host.want(box, .stopped)
@@ -37,6 +40,7 @@ import Testing
                 try await host.eventually("the image leaves this host") {
                     try await !has(host, registry.access.reference(of: image))
                 }
+                try await host.eventually("and its twin with it") { try await !has(host, container.imageID) }
             }
         }
     }
@@ -225,14 +229,14 @@ import Testing
     }
 
     /// An image unlike all others, with nothing in it, in the registry and nowhere else.
-    private func push(_ host: TestHost, _ registry: TestRegistry) async throws -> String {
+    private func push(_ host: TestHost, _ registry: TestRegistry, changes: [String] = []) async throws -> String {
         let mark = "\(UInt64.random(in: 0 ... .max))"
         let repository = "\(registry.usersHost)/source/\(mark)"
         _ = try await host.engine.importImage(
             tar: ByteBuffer(repeating: 0, count: 10_240),
             repository: repository,
             tag: "1.0",
-            changes: ["LABEL martlet.test=\(mark)"]
+            changes: ["LABEL martlet.test=\(mark)"] + changes
         )
         _ = try await host.engine.pushImage(repository: repository, tag: "1.0", credentials: registry.credentials)
         try await host.engine.removeImage("\(repository):1.0")

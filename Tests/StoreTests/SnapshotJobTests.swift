@@ -416,10 +416,7 @@ import Testing
                         try await a.jobs.registryLogin(job, for: ImageName(parsing: "registry.example/app:1"))
                     )
                     #expect(login.username == "user")
-                    #expect(
-                        try box.open(login.password, for: RegistryRecord.place(of: login.registry, host: login.host))
-                            == "secret"
-                    )
+                    #expect(try box.open(try #require(login.password), for: login.place) == "secret")
                     let ofTeam = try await a.jobs.registryLogin(
                         job,
                         for: ImageName(parsing: "registry.example/team/app:1")
@@ -445,6 +442,60 @@ import Testing
                 await expectDenied(psql, "SELECT sealed_password FROM docker_registry")
                 _ = try await psql.query("SELECT * FROM snapshots")
                 _ = try await psql.query("SELECT * FROM image_pulls")
+            }
+        }
+    }
+
+    @Test func aTrustIsGivenWithItsLoginAndAnOperatorsToEverybody() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let host = try #require(RegistryHost("10.0.0.9:5000"))
+            let image = try ImageName(parsing: "10.0.0.9:5000/team/app:1")
+            try await database.owner.execute(
+                "INSERT INTO docker_registry (name, host) VALUES ('blessed', \(host.text))"
+            )
+            _ = try await ask(database, tenant)
+            try await database.withRunner("a") { a in
+                let job = try #require(try await claim(a))
+                #expect(try await a.jobs.registryLogin(job, for: image) == nil, "a blessing alone says nothing")
+                try await database.owner.execute(
+                    "UPDATE docker_registry SET certificate_authorities = 'PEM' WHERE host = \(host.text)"
+                )
+                let everybodys = try #require(try await a.jobs.registryLogin(job, for: image))
+                #expect(everybodys.trust == .authorities("PEM"))
+                #expect(everybodys.password == nil)
+                try await database.withPool(of: .api) { api in
+                    let id = RegistryID.random()
+                    var wish = RegistryWish(
+                        name: "own",
+                        host: host,
+                        project: "",
+                        username: "",
+                        password: nil,
+                        trust: .anything
+                    )
+                    #expect(try await api.registries.insert(wish, id: id, of: tenant.organization)?.trust == .anything)
+                    #expect(try await a.jobs.registryLogin(job, for: image)?.trust == .anything, "its own comes first")
+                    wish.username = "u"
+                    #expect(
+                        try await api.registries.update(id, to: wish, of: tenant.organization) == nil,
+                        "no password"
+                    )
+                    wish.password = SealedSecret(bytes: [1])
+                    #expect(try await api.registries.update(id, to: wish, of: tenant.organization) != nil)
+                    wish.password = nil
+                    #expect(try await api.registries.update(id, to: wish, of: tenant.organization) != nil, "it is left")
+                    #expect(try await a.jobs.registryLogin(job, for: image)?.password == SealedSecret(bytes: [1]))
+                    wish.trust = .authorities("PEM")
+                    #expect(
+                        try await api.registries.update(id, to: wish, of: tenant.organization) == nil,
+                        "another trust"
+                    )
+                    wish.username = ""
+                    #expect(try await api.registries.update(id, to: wish, of: tenant.organization) != nil)
+                    let anonymous = try #require(try await a.jobs.registryLogin(job, for: image))
+                    #expect(anonymous.password == nil && anonymous.trust == .authorities("PEM"))
+                }
             }
         }
     }

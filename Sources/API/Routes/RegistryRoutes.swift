@@ -1,10 +1,12 @@
 import Domain
 import FoundationEssentials
 import Hummingbird
+import NIOSSL
 import Postgres
 import Store
 
-/// Registries that an organization pulls from with a login. Passwords come in and are sealed; they never go out.
+/// Registries that an organization pulls from with a login, or by a trust, of its own. Passwords come in and are sealed; they never
+/// go out.
 struct RegistryRoutes: Sendable {
     let database: any PostgresClient
     let secrets: SecretBox?
@@ -43,10 +45,13 @@ struct RegistryRoutes: Sendable {
 
     private func create(_ call: Call) async throws -> Response {
         let organization = try call.caller.organization
-        let wanted = try RegistryWishWire(try await call.object(), needsPassword: true)
+        let wanted = try RegistryWishWire(try await call.object())
+        if wanted.password == nil, !wanted.username.isEmpty {
+            throw APIError.badRequest("password is missing: give the one of '\(wanted.username.shortened)'")
+        }
         try await RegistryGate(database: database).admit(wanted.host, field: "url")
         let id = RegistryID.random()
-        let wish = try sealed(wanted, for: id)
+        let wish = try sealed(wanted, for: id, trust: wanted.trust ?? .system)
         let made = try await namedOnce(wanted.name) {
             try await database.registries.insert(wish, id: id, of: organization)
         }
@@ -60,15 +65,13 @@ struct RegistryRoutes: Sendable {
 
     private func update(_ call: Call) async throws -> Response {
         let old = try await find(call)
-        let wanted = try RegistryWishWire(try await call.object(), needsPassword: false)
+        let wanted = try RegistryWishWire(try await call.object(), trusted: old.trust)
         try await RegistryGate(database: database).admit(wanted.host, field: "url")
-        // Or whoever may change a registry could have a password that he does not know sent to a host of his.
-        guard wanted.password != nil || wanted.host.text == old.host else {
-            throw APIError.badRequest(
-                "url changes from \(old.host) to \(wanted.host.text), so the password must be given again: it is never sent to another host"
-            )
+        let trust = wanted.trust ?? old.trust
+        if wanted.password == nil, !wanted.username.isEmpty {
+            try requirePasswordStays(old, wanted.host, trust)
         }
-        let wish = try sealed(wanted, for: old.id)
+        let wish = try sealed(wanted, for: old.id, trust: trust)
         let organization = try call.caller.organization
         let changed = try await namedOnce(wanted.name) {
             try await database.registries.update(old.id, to: wish, of: organization)
@@ -79,6 +82,23 @@ struct RegistryRoutes: Sendable {
         return try .json(RegistryWire(changed))
     }
 
+    /// Or whoever may change a registry could have a password that he does not know sent to where he can read it.
+    private func requirePasswordStays(_ old: RegistryRecord, _ host: RegistryHost, _ trust: RegistryTrust) throws {
+        let change: String
+        if old.username.isEmpty {
+            change = "it had no login"
+        } else if host.text != old.host {
+            change = "url changes from \(old.host) to \(host.text)"
+        } else if trust != old.trust {
+            change = "caCertificate or insecure change"
+        } else {
+            return
+        }
+        throw APIError.badRequest(
+            "\(change), so the password must be given again: it is sent to what it was given for and to nobody else"
+        )
+    }
+
     private func namedOnce(_ name: String, _ body: () async throws -> RegistryRecord?) async throws -> RegistryRecord? {
         do {
             return try await body()
@@ -87,7 +107,7 @@ struct RegistryRoutes: Sendable {
         }
     }
 
-    private func sealed(_ wanted: RegistryWishWire, for id: RegistryID) throws -> RegistryWish {
+    private func sealed(_ wanted: RegistryWishWire, for id: RegistryID, trust: RegistryTrust) throws -> RegistryWish {
         var password: SealedSecret?
         if let plain = wanted.password {
             guard let secrets else {
@@ -95,14 +115,15 @@ struct RegistryRoutes: Sendable {
                     "this Martlet has no key to keep passwords with: its operator sets MARTLET_SECRETS_KEY for api and runners"
                 )
             }
-            password = try secrets.seal(plain, for: RegistryRecord.place(of: id, host: wanted.host.text))
+            password = try secrets.seal(plain, for: RegistryRecord.place(of: id, host: wanted.host.text, trust: trust))
         }
         return RegistryWish(
             name: wanted.name,
             host: wanted.host,
             project: wanted.project,
             username: wanted.username,
-            password: password
+            password: password,
+            trust: trust
         )
     }
 }
@@ -119,19 +140,21 @@ struct RegistryWishWire: Sendable {
     var username: String
     /// nil leaves the old one.
     var password: String?
+    /// nil leaves the old one.
+    var trust: RegistryTrust?
 
     /// Throws one 400 that names every bad field.
-    init(_ body: [String: JSONValue], needsPassword: Bool) throws {
+    ///
+    /// - Parameter trusted: how it is trusted now.
+    init(_ body: [String: JSONValue], trusted: RegistryTrust = .system) throws {
         var fields = FieldReader(body)
         name = fields.string("name", limit: 4 * SandboxRules.nameLimit) ?? ""
         if let problem = SandboxRules.problem(ofName: name) { fields.complain(problem) }
         let host = Self.host(&fields)
+        trust = Self.trust(&fields, body, trusted)
         username = fields.string("username", limit: Self.usernameByteLimit) ?? ""
-        if username.isEmpty || username.contains(":") {
-            fields.complain("username is '\(username.shortened)', but must be there and without a colon")
-        }
         password = fields.string("password", limit: Self.passwordByteLimit).flatMap { $0.isEmpty ? nil : $0 }
-        if needsPassword, password == nil { fields.complain("password is missing") }
+        if let problem = Self.loginProblem(username, password, trust ?? trusted) { fields.complain(problem) }
         project = fields.string("project", limit: Self.projectByteLimit) ?? ""
         if !project.isEmpty, (try? ImageName(parsing: "registry.example/\(project)")) == nil || project.contains(":") {
             fields.complain("project is '\(project.shortened)', but must be a path as in image names, such as team/app")
@@ -141,6 +164,45 @@ struct RegistryWishWire: Sendable {
             throw APIError.badRequest("url is missing: give the registry's host, such as registry.example.com:5000")
         }
         self.host = host
+    }
+
+    private static func loginProblem(_ username: String, _ password: String?, _ trust: RegistryTrust) -> String? {
+        if username.contains(":") { return "username is '\(username.shortened)', but must be without a colon" }
+        guard username.isEmpty else { return nil }
+        if password != nil { return "username is missing, though there is a password" }
+        return trust == .system
+            ? "username is missing: without a login, caCertificate or insecure there is nothing to add a registry for"
+            : nil
+    }
+
+    /// What is named last counts: an authority ends that it is insecure, and the other way round.
+    private static func trust(_ fields: inout FieldReader, _ body: [String: JSONValue], _ old: RegistryTrust)
+        -> RegistryTrust?
+    {
+        let isInsecure = fields.bool("insecure")
+        let authorities = fields.string("caCertificate", limit: RegistryTrust.authoritiesByteLimit) ?? ""
+        if isInsecure == true, !authorities.isEmpty {
+            fields.complain(
+                "caCertificate and insecure are both given: an insecure registry needs no authority. Leave one out"
+            )
+        }
+        if isInsecure == true { return .anything }
+        if !authorities.isEmpty {
+            if let problem = problem(ofAuthorities: authorities) { fields.complain("caCertificate \(problem)") }
+            return .authorities(authorities)
+        }
+        if body["caCertificate"] != nil { return old == .anything && isInsecure == nil ? .anything : .system }
+        return isInsecure == false && old == .anything ? .system : nil
+    }
+
+    private static func problem(ofAuthorities text: String) -> String? {
+        let advice = "give it as PEM, '-----BEGIN CERTIFICATE-----' and so on, one or several"
+        do {
+            return try NIOSSLCertificate.fromPEMBytes(Array(text.utf8)).isEmpty
+                ? "holds no certificate: \(advice)" : nil
+        } catch {
+            return "is no certificate that can be read: \(advice)"
+        }
     }
 
     /// A host, or a URL of nothing but a host: Docker Hub's has a path by custom.
@@ -167,6 +229,9 @@ struct RegistryWire: Encodable {
     var username: String
     var project: String
     var registryType = "organization"
+    /// Ours, as is ``insecure``: the SDK's model ignores both.
+    var caCertificate: String?
+    var insecure: Bool
     var createdAt: Date
     var updatedAt: Date
 
@@ -176,6 +241,8 @@ struct RegistryWire: Encodable {
         url = record.host
         username = record.username
         project = record.project
+        if case .authorities(let text) = record.trust { caCertificate = text }
+        insecure = record.trust == .anything
         createdAt = record.createdAt
         updatedAt = record.updatedAt
     }

@@ -180,6 +180,7 @@ struct ProcessConfiguration: Decodable {
     let user: String?
     let exposedPorts: [String: Nothing]?
     let buildTriggers: [String]?
+    let volumes: [String: Nothing]?
 
     struct Nothing: Decodable {}
 
@@ -193,6 +194,7 @@ struct ProcessConfiguration: Decodable {
         case user = "User"
         case exposedPorts = "ExposedPorts"
         case buildTriggers = "OnBuild"
+        case volumes = "Volumes"
     }
 }
 

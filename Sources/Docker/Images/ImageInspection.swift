@@ -19,6 +19,8 @@ package struct ImageInspection: Sendable, Hashable, Decodable {
     package let exposedPorts: [String]
     /// Instructions that a builder runs by itself where this image is the base.
     package let buildTriggers: [String]
+    /// Paths of a container that the engine keeps in volumes of their own (`VOLUME`), where nothing else is mounted on them.
+    package let volumes: [String]
 
     enum CodingKeys: String, CodingKey {
         case id = "Id"
@@ -44,6 +46,7 @@ package struct ImageInspection: Sendable, Hashable, Decodable {
         labels = configuration?.labels ?? [:]
         exposedPorts = configuration?.exposedPorts?.keys.sorted() ?? []
         buildTriggers = configuration?.buildTriggers ?? []
+        volumes = configuration?.volumes?.keys.sorted() ?? []
         architecture = try container.decodeIfPresent(String.self, forKey: .architecture) ?? ""
         operatingSystem = try container.decodeIfPresent(String.self, forKey: .operatingSystem) ?? ""
         sizeBytes = try container.decode(Int64.self, forKey: .sizeBytes)

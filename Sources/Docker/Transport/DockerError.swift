@@ -63,6 +63,11 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
         )
     }
 
+    /// Classifies what another client of a registry printed, as if the engine had said it.
+    package static func saidByRegistry(operation: String, message: String) -> DockerError {
+        answered(operation: operation, status: 500, message: message).judgedAsRegistrys()
+    }
+
     /// The same, where the engine may have passed on what a registry said: it does so under several statuses.
     func judgedAsRegistrys() -> DockerError {
         guard [.server, .badRequest, .notFound].contains(kind), let status,

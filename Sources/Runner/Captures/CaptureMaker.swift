@@ -35,7 +35,7 @@ struct CaptureMaker: Sendable {
         let container = try await container(of: order)
         guard container.volumePoints.isEmpty else {
             throw CaptureRefused(
-                "its image declares VOLUME \(container.volumePoints.sorted().joined(separator: ", ")), and what is there is no part of the sandbox's own files: it would be lost; use an image without"
+                "its container was made when Martlet still left VOLUME \(container.volumePoints.sorted().joined(separator: ", ")) of its image to the engine, and what is there is no part of the sandbox's own files: it would be lost; copy it into a new sandbox of the same image, where that is a folder like any other"
             )
         }
         let base = try await blocking { try CapturedImage(of: store.configuration(ofImage: container.imageID)) }
@@ -236,10 +236,8 @@ struct CaptureMaker: Sendable {
         let archive = try ImageArchive(
             configuration,
             named: maker.loadingName(of: job),
-            layers: base.base.count + 1,
-            file: file,
-            layerBytes: layer.bytes,
-            threads: threads
+            layersBelow: base.base.count,
+            ImageArchive.Layer(file: file, bytes: layer.bytes, threads: threads)
         )
         try await parts.engine.loadImages(
             archive,

@@ -65,7 +65,7 @@ extension JSONValue {
     }
 }
 
-/// An archive for the engine to load: one image, of whose layers only the uppermost is in it. It is read as it is sent.
+/// An archive for the engine to load: one image, of whose layers only the uppermost is in it, or none. It is read as it is sent.
 struct ImageArchive: AsyncSequence, Sendable {
     private static let chunkBytes = 1 << 20
 
@@ -73,23 +73,21 @@ struct ImageArchive: AsyncSequence, Sendable {
     let image: String
     /// Of the whole archive.
     let bytes: Int64
-    private let file: String
-    private let layerBytes: Int64
+    private let layer: Layer?
     private let before: [UInt8]
     private let after: [UInt8]
-    private let threads: NIOThreadPool
+
+    /// A layer that the engine does not have.
+    struct Layer: Sendable {
+        let file: String
+        let bytes: Int64
+        let threads: NIOThreadPool
+    }
 
     /// - Parameters:
     ///   - name: the image is called so afterwards.
-    ///   - file: holds the uppermost layer.
-    init(
-        _ configuration: Data,
-        named name: String,
-        layers: Int,
-        file: String,
-        layerBytes: Int64,
-        threads: NIOThreadPool
-    ) throws {
+    ///   - below: how many layers the engine has already.
+    init(_ configuration: Data, named name: String, layersBelow below: Int, _ layer: Layer? = nil) throws {
         struct Manifest: Encodable {
             let configuration: String
             let tags: [String]
@@ -103,26 +101,26 @@ struct ImageArchive: AsyncSequence, Sendable {
         let digest = SHA256.hash(data: configuration).hexadecimal
         image = "sha256:\(digest)"
         // Those that the engine has already are only named.
-        let names = (0..<layers - 1).map { "\($0).tar" } + ["layer.tar"]
+        let names = (0..<below).map { "\($0).tar" } + (layer == nil ? [] : ["layer.tar"])
         let manifest = try JSONEncoder().encode([Manifest(configuration: "\(digest).json", tags: [name], layers: names)]
         )
-        var entry = LayerEntry(path: Array("layer.tar".utf8), kind: .file, mode: 0o644)
-        entry.bytes = layerBytes
-        before = entry.header
+        before = layer.map { Self.header("layer.tar", $0.bytes) } ?? []
         after =
-            LayerEntry.padding(after: layerBytes) + Self.entry("\(digest).json", configuration)
-            + Self.entry("manifest.json", manifest)
-            + [UInt8](repeating: 0, count: 2 * LayerEntry.blockBytes)
-        bytes = Int64(before.count) + layerBytes + Int64(after.count)
-        self.file = file
-        self.layerBytes = layerBytes
-        self.threads = threads
+            LayerEntry.padding(after: layer?.bytes ?? 0) + Self.entry("\(digest).json", configuration)
+            + Self.entry("manifest.json", manifest) + LayerEntry.end
+        bytes = Int64(before.count) + (layer?.bytes ?? 0) + Int64(after.count)
+        self.layer = layer
+    }
+
+    private static func header(_ name: String, _ bytes: Int64) -> [UInt8] {
+        var entry = LayerEntry(path: Array(name.utf8), kind: .file, mode: 0o644)
+        entry.bytes = bytes
+        return entry.header
     }
 
     private static func entry(_ name: String, _ content: Data) -> [UInt8] {
-        var entry = LayerEntry(path: Array(name.utf8), kind: .file, mode: 0o644)
-        entry.bytes = Int64(content.count)
-        return entry.header + Array(content) + LayerEntry.padding(after: entry.bytes)
+        let bytes = Int64(content.count)
+        return header(name, bytes) + Array(content) + LayerEntry.padding(after: bytes)
     }
 
     func makeAsyncIterator() -> Iterator { Iterator(archive: self) }
@@ -136,7 +134,7 @@ struct ImageArchive: AsyncSequence, Sendable {
 
         fileprivate init(archive: ImageArchive) {
             self.archive = archive
-            left = archive.layerBytes
+            left = archive.layer?.bytes ?? 0
         }
 
         mutating func next() async throws -> ByteBuffer? {
@@ -144,16 +142,16 @@ struct ImageArchive: AsyncSequence, Sendable {
                 hasBegun = true
                 return ByteBuffer(bytes: archive.before)
             }
-            if left > 0 { return ByteBuffer(bytes: try await nextChunk()) }
+            if left > 0, let layer = archive.layer { return ByteBuffer(bytes: try await nextChunk(of: layer)) }
             guard !hasEnded else { return nil }
             hasEnded = true
             content = nil
             return ByteBuffer(bytes: archive.after)
         }
 
-        private mutating func nextChunk() async throws -> [UInt8] {
-            let (path, limit, known) = (archive.file, Int(Swift.min(left, Int64(ImageArchive.chunkBytes))), content)
-            let (file, chunk) = try await archive.threads.runIfActive {
+        private mutating func nextChunk(of layer: Layer) async throws -> [UInt8] {
+            let (path, limit, known) = (layer.file, Int(Swift.min(left, Int64(ImageArchive.chunkBytes))), content)
+            let (file, chunk) = try await layer.threads.runIfActive {
                 let file = try known ?? OpenedFile(path)
                 return (file, try file.read(atMost: limit))
             }

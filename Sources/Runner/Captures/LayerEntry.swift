@@ -56,6 +56,9 @@ struct LayerEntry: Hashable {
         [UInt8](repeating: 0, count: (blockBytes - Int(bytes % Int64(blockBytes))) % blockBytes)
     }
 
+    /// What a tar ends with.
+    static let end = [UInt8](repeating: 0, count: 2 * blockBytes)
+
     // MARK: - Records
 
     private static let shortNumberLimit: UInt32 = 1 << 21

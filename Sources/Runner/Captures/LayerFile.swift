@@ -38,7 +38,7 @@ struct LayerFile: ~Copyable {
 
     /// Ends the layer. Returns its digest, `sha256:…`.
     mutating func finish() throws -> String {
-        try append([UInt8](repeating: 0, count: 2 * LayerEntry.blockBytes))
+        try append(LayerEntry.end)
         try flush()
         return "sha256:" + hasher.finalize().hexadecimal
     }

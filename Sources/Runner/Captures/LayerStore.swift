@@ -44,14 +44,10 @@ struct LayerStore: Sendable {
 
     /// The configuration of an image, byte for byte.
     func configuration(ofImage id: String) throws -> Data {
-        let digest = id.hasPrefix("sha256:") ? String(id.dropFirst(7)) : id
-        guard isDigest(digest) else { throw CaptureTrouble("the engine's image id '\(id)' is no digest") }
-        let path = "\(root)/image/\(driver)/imagedb/content/sha256/\(digest)"
-        do {
-            return try Data(contentsOf: URL(filePath: path))
-        } catch {
-            throw CaptureTrouble("cannot read \(path): \(error)")
+        guard let all = ImageConfigurations(driver: driver.rawValue, dataRoot: root) else {
+            throw CaptureTrouble("\(root)/image/\(driver) has no configurations of images")
         }
+        return try all.read(id)
     }
 
     /// The folder of the uppermost of these layers, the lowest first. Nil for none.
@@ -156,10 +152,6 @@ enum FrozenFiles: Sendable {
     /// Folders as overlayfs lays them upon each other, the uppermost first: those whose files are to be in the layer, and those
     /// below it.
     case differences([String], over: [String])
-}
-
-private func isDigest(_ text: String) -> Bool {
-    text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
 }
 
 /// The files of a sandbox cannot be captured, however often it is tried.

@@ -14,6 +14,8 @@ package struct CachedImage: Sendable, Hashable {
     package var isInUse: Bool
     /// For how long nothing has been for it.
     package var unwantedFor: Duration
+    /// The id of the image that it is a twin of (``PlainImages``), with which it shares all layers.
+    package var original: String?
 
     package init(
         id: String,
@@ -21,7 +23,8 @@ package struct CachedImage: Sendable, Hashable {
         sizeBytes: Int64,
         lastUsed: Date?,
         isInUse: Bool,
-        unwantedFor: Duration = .zero
+        unwantedFor: Duration = .zero,
+        original: String? = nil
     ) {
         self.id = id
         self.references = references
@@ -29,6 +32,7 @@ package struct CachedImage: Sendable, Hashable {
         self.lastUsed = lastUsed
         self.isInUse = isInUse
         self.unwantedFor = unwantedFor
+        self.original = original
     }
 }
 
@@ -42,13 +46,14 @@ package struct Evictions: Sendable, Hashable {
     package init() {}
 }
 
-/// Decides what may go. What a container is of never does.
+/// Decides what may go. What a container is of never does. A twin whose original is here stays and goes with it: neither alone
+/// gives any room.
 ///
 /// - Parameter excessBytes: by how much the disk is too full. A file system frees what is removed later, some much later, so what
 ///   an image may have given is believed until the next plan: or all would go while the disk stays as full as it is.
 package func planEvictions(_ images: [CachedImage], grace: Duration, excessBytes: Int64) -> Evictions {
     var evictions = Evictions()
-    let idle = images.filter { !$0.isInUse }
+    let idle = joiningTwins(images).filter { !$0.isInUse }
     evictions.unwanted = idle.filter { $0.lastUsed == nil && $0.unwantedFor >= grace }
     let rest = idle.filter { $0.lastUsed != nil || $0.unwantedFor < grace }
     var excess = excessBytes
@@ -58,4 +63,18 @@ package func planEvictions(_ images: [CachedImage], grace: Duration, excessBytes
         excess -= image.sizeBytes
     }
     return evictions
+}
+
+private func joiningTwins(_ images: [CachedImage]) -> [CachedImage] {
+    let here = Set(images.map(\.id))
+    let isJoined = { (image: CachedImage) in image.original.map { $0 != image.id && here.contains($0) } ?? false }
+    let twins = Dictionary(grouping: images.filter(isJoined), by: \.original)
+    return images.filter { !isJoined($0) }.map { image in
+        var joined = image
+        for twin in twins[image.id] ?? [] {
+            joined.references = twin.references + joined.references
+            joined.isInUse = joined.isInUse || twin.isInUse
+        }
+        return joined
+    }
 }

@@ -20,6 +20,11 @@ final class ImageCache: Sendable {
     private struct Subject: Hashable {
         var id: String
         var isPushed: Bool
+
+        init(_ image: ImageSummary, _ digests: [String]) {
+            id = image.id
+            isPushed = !digests.isEmpty
+        }
     }
     /// Since when nothing has been for an image that is here.
     private let unwantedSince = Mutex<[Subject: Duration]>([:])
@@ -123,11 +128,12 @@ final class ImageCache: Sendable {
         let names = own.flatMap { $0.2.compactMap { registry.internalName(of: $0) } }
         let wanted = try await parts.queries.wantedImages(among: names)
         let used = Set(try await parts.engine.listContainers(labels: [:]).map(\.imageID))
-        let here = Set(own.map { Subject(id: $0.0.id, isPushed: !$0.2.isEmpty) })
+        let here = Set(own.map { Subject($0.0, $0.2) })
         unwantedSince.withLock { since in since = since.filter { here.contains($0.key) } }
         return own.map { image, tags, digests in
             let lastUsed = digests.compactMap { registry.internalName(of: $0).flatMap { wanted[$0] } }.max()
-            let subject = Subject(id: image.id, isPushed: !digests.isEmpty)
+            let subject = Subject(image, digests)
+            let original = tags.lazy.compactMap { PlainImages.original(ofTwin: $0, at: self.registry.host) }.first
             let unwanted = unwantedFor(subject, isWanted: lastUsed != nil)
             return CachedImage(
                 id: image.id,
@@ -135,9 +141,11 @@ final class ImageCache: Sendable {
                 references: tags + digests,
                 sizeBytes: image.sizeBytes,
                 lastUsed: lastUsed,
-                // What has no digest there is being pushed, or its pushing was given up.
-                isInUse: used.contains(image.id) || !subject.isPushed && unwanted < Self.pushingLimit,
-                unwantedFor: unwanted
+                // What has no digest there is being pushed, or its pushing was given up; but for twins, which never are.
+                isInUse: used.contains(image.id)
+                    || !subject.isPushed && original == nil && unwanted < Self.pushingLimit,
+                unwantedFor: unwanted,
+                original: original
             )
         }
     }

@@ -17,6 +17,8 @@ package enum ContainerLabel {
     package static let shape = "martlet.shape"
     /// Hash of the daemon that is mounted.
     package static let daemon = "martlet.daemon"
+    /// Folders that its image is to have.
+    package static let folders = "martlet.folders"
     /// On networks.
     package static let bridge = "martlet.bridge"
     /// On networks of builds: which of the runner's.

@@ -8,7 +8,7 @@ import Store
 extension SandboxApplier {
     func ensureImage(_ desired: AssignedSandbox) async throws -> Findings {
         do {
-            return Findings(image: try await parts.engine.inspectImage(try reference(of: desired.image)))
+            return try await withoutVolumes(try await parts.engine.inspectImage(try reference(of: desired.image)))
         } catch let error as DockerError where error.kind == .notFound {
             guard !desired.image.hasPrefix("sha256:") else {
                 throw RunnerError(
@@ -20,6 +20,20 @@ extension SandboxApplier {
             try await reportPulling(desired)
             throw PullUnderway()
         }
+    }
+
+    /// What a container is made of, so that the engine keeps none of its files in volumes.
+    private func withoutVolumes(_ image: ImageInspection) async throws -> Findings {
+        guard !image.volumes.isEmpty else { return Findings(image: image) }
+        let folders = try ImageFolders(image.volumes)
+        guard let twin = try await PlainImages(parts).twin(of: image) else {
+            parts.logger.warning(
+                "the volumes that an image declares are left to the engine, whose way of keeping images is not known",
+                metadata: ["image.id": "\(image.id)", "image.volumes": "\(image.volumes)"]
+            )
+            return Findings(image: image)
+        }
+        return Findings(image: twin, folders: folders)
     }
 
     /// What the engine adds to an image's files before anything runs.

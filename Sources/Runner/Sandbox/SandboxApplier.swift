@@ -12,6 +12,7 @@ struct SandboxApplier: Sendable {
     /// What the actions of a pass learn for those after them.
     struct Findings {
         var image: ImageInspection?
+        var folders: ImageFolders?
         var containerID: String?
         var container: ContainerInspection?
         var daemonVersion: String?
@@ -21,6 +22,7 @@ struct SandboxApplier: Sendable {
 
         mutating func take(_ other: Findings) {
             image = other.image ?? image
+            folders = other.folders ?? folders
             containerID = other.containerID ?? containerID
             container = other.container ?? container
             daemonVersion = other.daemonVersion ?? daemonVersion
@@ -203,7 +205,9 @@ struct SandboxApplier: Sendable {
     private func createContainer(_ desired: AssignedSandbox, _ known: Findings) async throws -> Findings {
         guard let image = known.image else { preconditionFailure("an image is ensured before each create") }
         try await judgeRoom(for: image, desired)
-        let specification = try parts.blueprint.specification(of: desired, image: image)
+        var specification = try parts.blueprint.specification(of: desired, image: image)
+        // Set where there are none too, or an image's own label would count.
+        specification.labels[ContainerLabel.folders] = known.folders?.label ?? ""
         try await parts.requireRoom(to: "create the container")
         do {
             let name = ContainerName.of(desired.id, epoch: desired.epoch)
@@ -219,6 +223,7 @@ struct SandboxApplier: Sendable {
         guard let id = known.containerID else { preconditionFailure("only what exists is started") }
         try await parts.requireRoom(to: "start the container")
         do {
+            try await makeFolders(of: id, known)
             try await parts.engine.startContainer(id)
         } catch let error as DockerError where error.message.contains("endpoint with name") {
             throw try await forgettingStaleEndpoint(of: desired, id, error)
@@ -229,6 +234,15 @@ struct SandboxApplier: Sendable {
             await endHalfStarted(id)
             throw error
         }
+    }
+
+    /// Before the first start: it has them afterwards, unless somebody takes them away.
+    private func makeFolders(of id: String, _ known: Findings) async throws {
+        let found = known.container.flatMap { container in
+            container.state.startedAt == nil ? ImageFolders(label: container.labels[ContainerLabel.folders]) : nil
+        }
+        try await (known.folders ?? found)?.make(in: id, parts.engine)
+        try await FaultPoint.hit("folders-made")
     }
 
     /// An engine whose disk was full when it started this container keeps an end of its network that it does not know any more, and

@@ -1,6 +1,7 @@
 import Docker
 import Domain
 import Logging
+import NIOPosix
 import Store
 import Synchronization
 
@@ -55,11 +56,44 @@ struct SnapshotMaker: Sendable {
             )
         }
         let meter = position.enter(.pull)
-        let credentials = try await credentials(for: name, job)
-        let source = try await resolve(name, credentials)
+        let access = try await access(to: name, job)
+        guard access.trust == .system else { return try await withForeignImage(name, access, for: job, body) }
+        let source = try await resolve(name, access.credentials)
         return try await loans.borrowing(source) {
-            try await body(source, try await pull(source, credentials, job, meter))
+            try await body(source, try await pull(source, access.credentials, job, meter))
         }
+    }
+
+    /// The same, of a registry that the engine does not trust.
+    private func withForeignImage<Value: Sendable>(
+        _ name: ImageName,
+        _ access: Skopeo.Access,
+        for job: SnapshotJob,
+        _ body: (String, ImageInspection) async throws -> Value
+    ) async throws -> Value {
+        let found = try await skopeo.find(name, access)
+        if found.sizeBytes > parts.pace.imageBytesLimit {
+            throw Self.tooLarge(found.sizeBytes, parts.pace.imageBytesLimit)
+        }
+        let source = "martlet-borrowed/\(job.snapshot):\(found.digest)"
+        return try await loans.borrowing(source) {
+            try await skopeo.fetch(found, access, as: source, within: min(parts.pace.snapshotPullLimit, job.timeLeft))
+            return try await body(source, try await inspect(source))
+        }
+    }
+
+    private var skopeo: Skopeo {
+        Skopeo(
+            engine: parts.engine,
+            stateDirectory: parts.stateDirectory,
+            architecture: parts.blueprint.host.architecture
+        )
+    }
+
+    /// What a runner that was killed in the midst of it has left. Nothing is made yet.
+    func sweep() async {
+        let skopeo = skopeo
+        try? await NIOThreadPool.singleton.runIfActive { skopeo.sweep() }
     }
 
     /// The image is in the internal registry afterwards.
@@ -79,9 +113,16 @@ struct SnapshotMaker: Sendable {
         )
     }
 
-    /// The organization's login for the registry that the name says; nil to ask as nobody.
-    private func credentials(for name: ImageName, _ job: SnapshotJob) async throws -> RegistryCredentials? {
-        guard let login = try await parts.queries.registryLogin(job, for: name) else { return nil }
+    /// How the organization asks the registry that the name says: where nothing is known of it as nobody, trusting as the host does.
+    private func access(to name: ImageName, _ job: SnapshotJob) async throws -> Skopeo.Access {
+        guard let login = try await parts.queries.registryLogin(job, for: name) else {
+            return Skopeo.Access(host: name.host, trust: .system)
+        }
+        return Skopeo.Access(host: name.host, credentials: try credentials(login), trust: login.trust)
+    }
+
+    private func credentials(_ login: SealedLogin) throws -> RegistryCredentials? {
+        guard let password = login.password else { return nil }
         guard let secrets = parts.secrets else {
             throw SecretBox.Failure(
                 description: "this runner has no MARTLET_SECRETS_KEY to open the login of \(login.host) with"
@@ -89,7 +130,7 @@ struct SnapshotMaker: Sendable {
         }
         return RegistryCredentials(
             username: login.username,
-            password: try secrets.open(login.password, for: RegistryRecord.place(of: login.registry, host: login.host)),
+            password: try secrets.open(password, for: login.place),
             serverAddress: login.host == ImageName.dockerHub ? "https://index.docker.io/v1/" : login.host
         )
     }
@@ -114,8 +155,14 @@ struct SnapshotMaker: Sendable {
             let known = meter.progress.totalBytes
             if known > limit { throw Self.tooLarge(known, limit) }
         }
+        return try await inspect(source)
+    }
+
+    private func inspect(_ source: String) async throws -> ImageInspection {
         let image = try await parts.engine.inspectImage(source)
-        if image.sizeBytes > limit { throw Self.tooLarge(image.sizeBytes, limit) }
+        if image.sizeBytes > parts.pace.imageBytesLimit {
+            throw Self.tooLarge(image.sizeBytes, parts.pace.imageBytesLimit)
+        }
         return image
     }
 

@@ -35,7 +35,9 @@ struct SnapshotWorker: Sendable {
     func run(wakes: AsyncStream<Void>) async {
         threads.start()
         switch duty {
-        case .images: await builder.sweep()
+        case .images:
+            await maker.sweep()
+            await builder.sweep()
         case .captures: await capturer.sweep()
         }
         await work(wakes: wakes)

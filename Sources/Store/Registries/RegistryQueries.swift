@@ -1,3 +1,4 @@
+import Crypto
 package import Domain
 package import FoundationEssentials
 package import Postgres
@@ -10,7 +11,9 @@ package struct RegistryRecord: Sendable, Identifiable {
     package let host: String
     /// The login is for repositories below this; empty for all.
     package let project: String
+    /// Empty where it is asked as nobody.
     package let username: String
+    package let trust: RegistryTrust
     package let createdAt: Date
     package let updatedAt: Date
 
@@ -20,14 +23,33 @@ package struct RegistryRecord: Sendable, Identifiable {
         host = try row["host"]
         project = try row["project"]
         username = try row["username"]
+        trust = try RegistryTrust(row)
         createdAt = try row["created_at"]
         updatedAt = try row["updated_at"]
     }
 
-    static let columns: SQL = "id, name, host, project, username, created_at, updated_at"
+    static let columns: SQL =
+        "id, name, host, project, username, certificate_authorities, is_insecure, created_at, updated_at"
 
-    /// What a password is sealed for: neither another row nor another host can be given it.
-    package static func place(of id: RegistryID, host: String) -> String { "docker_registry/\(id)/\(host)" }
+    /// What a password is sealed for: neither another row, nor another host, nor whoever a lesser trust would take for it, can
+    /// be given it.
+    package static func place(of id: RegistryID, host: String, trust: RegistryTrust = .system) -> String {
+        let place = "docker_registry/\(id)/\(host)"
+        return switch trust {
+        case .system: place
+        case .authorities(let text): "\(place)/\(SHA256.hash(data: Data(text.utf8)).hexadecimal)"
+        case .anything: "\(place)/insecure"
+        }
+    }
+}
+
+extension RegistryTrust {
+    init(_ row: Row) throws {
+        let authorities: String? = try row["certificate_authorities"]
+        self = try row["is_insecure"] ? .anything : authorities.map(Self.authorities) ?? .system
+    }
+
+    var authorities: String? { if case .authorities(let text) = self { text } else { nil } }
 }
 
 /// What a registry is to be.
@@ -35,16 +57,26 @@ package struct RegistryWish: Sendable {
     package var name: String
     package var host: RegistryHost
     package var project: String
+    /// Empty for none, and then there is no password.
     package var username: String
-    /// nil leaves the old one, which is possible only while the host stays.
+    /// nil leaves the old one, which is possible only while host and trust stay.
     package var password: SealedSecret?
+    package var trust: RegistryTrust
 
-    package init(name: String, host: RegistryHost, project: String, username: String, password: SealedSecret?) {
+    package init(
+        name: String,
+        host: RegistryHost,
+        project: String,
+        username: String,
+        password: SealedSecret?,
+        trust: RegistryTrust = .system
+    ) {
         self.name = name
         self.host = host
         self.project = project
         self.username = username
         self.password = password
+        self.trust = trust
     }
 }
 
@@ -83,23 +115,31 @@ package struct RegistryQueries: Sendable {
     {
         try await client.queryFirst(
             """
-            INSERT INTO docker_registry (id, organization_id, name, host, project, username, sealed_password)
-            SELECT \(id), \(organization), \(wish.name), \(wish.host.text), \(wish.project), \(wish.username), \(wish.password?.bytes)
+            INSERT INTO docker_registry
+                (id, organization_id, name, host, project, username, sealed_password, certificate_authorities, is_insecure)
+            SELECT \(id), \(organization), \(wish.name), \(wish.host.text), \(wish.project), \(wish.username), \(wish.password?.bytes),
+                \(wish.trust.authorities), \(wish.trust == .anything)
             WHERE (SELECT count(*) FROM docker_registry WHERE organization_id = \(organization)) < \(Self.countLimit)
             RETURNING \(RegistryRecord.columns)
             """
         ).map(RegistryRecord.init)
     }
 
-    /// Nil when it is not there, or when its host would change without a new password.
+    /// Nil when it is not there, or when its host or trust would change without a new password.
     package func update(_ id: RegistryID, to wish: RegistryWish, of organization: OrganizationID) async throws
         -> RegistryRecord?
     {
-        try await client.queryFirst(
+        let isLeft = wish.password == nil && !wish.username.isEmpty
+        // Nobody may read it, not even to leave it as it is.
+        let password: SQL = isLeft ? SQL() : ", sealed_password = \(wish.password?.bytes)"
+        return try await client.queryFirst(
             """
             UPDATE docker_registry SET name = \(wish.name), host = \(wish.host.text), project = \(wish.project),
-                username = \(wish.username), updated_at = now()\(wish.password.map { ", sealed_password = \($0.bytes)" as SQL } ?? SQL())
-            WHERE id = \(id) AND organization_id = \(organization) AND (host = \(wish.host.text) OR \(wish.password != nil))
+                username = \(wish.username), certificate_authorities = \(wish.trust.authorities),
+                is_insecure = \(wish.trust == .anything), updated_at = now()\(password)
+            WHERE id = \(id) AND organization_id = \(organization) AND (\(!isLeft) OR host = \(wish.host.text)
+                AND certificate_authorities IS NOT DISTINCT FROM \(wish.trust.authorities)
+                AND is_insecure = \(wish.trust == .anything) AND username <> '')
             RETURNING \(RegistryRecord.columns)
             """
         ).map(RegistryRecord.init)

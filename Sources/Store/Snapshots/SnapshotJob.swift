@@ -65,18 +65,24 @@ package struct TransferProgress: Sendable, Hashable {
     }
 }
 
-/// A registry's login, still sealed.
+/// How a registry is asked: with which login, still sealed, and trusting what.
 package struct SealedLogin: Sendable {
     package let registry: RegistryID
     package let host: String
     package let username: String
-    package let password: SealedSecret
+    /// nil to ask as nobody.
+    package let password: SealedSecret?
+    package let trust: RegistryTrust
+
+    /// What the password is sealed for.
+    package var place: String { RegistryRecord.place(of: registry, host: host, trust: trust) }
 
     init(_ row: Row) throws {
         registry = try row["id"]
         host = try row["host"]
         username = try row["username"]
-        password = SealedSecret(bytes: try row["sealed_password"])
+        password = try row.decode("sealed_password", as: [UInt8]?.self).map(SealedSecret.init(bytes:))
+        trust = try RegistryTrust(row)
     }
 }
 
@@ -132,7 +138,7 @@ extension RunnerQueries {
         ).map { try $0["failed"] } ?? false
     }
 
-    /// The organization's login for an image of a job that is held; nil if it has none for that registry.
+    /// Login and trust for an image of a job that is held; nil if nothing is known of that registry.
     package func registryLogin(_ job: SnapshotJob, for image: ImageName) async throws -> SealedLogin? {
         try await client.queryFirst(
             "SELECT * FROM registry_login(\(job.snapshot), \(job.epoch), \(image.host), \(image.repository))"

@@ -18,3 +18,14 @@ package enum SnapshotState: String, Sendable, Hashable, CaseIterable, Codable {
 
 /// What is to be done for a snapshot; column `snapshot_job.kind`.
 package enum SnapshotJobKind: String, Sendable, Hashable, CaseIterable, Codable { case pull, build, capture }
+
+/// Whose a job's failure is; column `snapshot_job.failing`. Those of one cause in a row are counted, so that none uses up the tries
+/// of another.
+package enum SnapshotFailureCause: String, Sendable, Hashable, CaseIterable, Codable {
+    /// The engine's, or the internal registry's.
+    case ours
+    /// This runner's disk is full.
+    case disk
+    /// A name, a login, a registry or a definition of the user's.
+    case theirs
+}

@@ -8,17 +8,24 @@ from typing import Any
 import httpx
 import pytest
 
+from Rig.engine import Engine
 from Rig.sandboxes import Sandboxes
 from Rig.stack import Stack
 from Rig.waiting import eventually
 
 
 @pytest.mark.deadline(180)
-def test_a_build_outlives_its_runner(api: httpx.Client, sandboxes: Sandboxes, stack: Stack, busybox: str) -> None:
-    dockerfile = f"FROM martlet/busybox:test\nRUN echo {time.time_ns()}; sleep 4; echo done-it\n"
+def test_a_build_outlives_its_runner(
+    api: httpx.Client, sandboxes: Sandboxes, stack: Stack, busybox: str, engine: Engine
+) -> None:
+    """And what it had made by then goes, although the step that the engine is at is in the way of that."""
+    mark = f"of-{time.time_ns()}"
+    dockerfile = f"FROM martlet/busybox:test\nRUN echo {mark}\nRUN echo begun; sleep 4; echo done-it\n"
     asked = api.post("/sandbox", json={"buildInfo": {"dockerfileContent": dockerfile}, "labels": sandboxes.labels()}).json()["id"]
     logs = lambda: api.get(f"/sandbox/{asked}/build-logs").text  # noqa: E731
-    eventually(lambda: "Running in" in logs(), 30, "the build to begin")
+    eventually(lambda: "begun" in logs().splitlines(), 30, "the build to begin")
+    former = set(engine.unnamed_steps(mark))
+    assert former
     stack.kill("runner")
     stack.start("runner")
 
@@ -28,4 +35,5 @@ def test_a_build_outlives_its_runner(api: httpx.Client, sandboxes: Sandboxes, st
 
     assert eventually(ended, 120, "the build to end")["state"] == "started"
     assert "begins anew" in logs() and "done-it" in logs()
+    eventually(lambda: not former & set(engine.unnamed_steps(mark)), 60, "what the first runner has made to be gone")
     sandboxes.remove()

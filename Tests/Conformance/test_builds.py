@@ -184,29 +184,18 @@ def test_base_images_of_a_private_registry(
     sandboxes.remove([asked])
 
 
-def unnamed_steps(engine: Engine, mark: str) -> list[str]:
-    """What is in the engine under no name and was made by a command with `mark`: steps of builds, and what was forgotten."""
-    unnamed = [
-        each["Id"] for each in engine.get("/images/json", all="true")
-        if not [name for name in (each["RepoTags"] or []) + (each["RepoDigests"] or []) if not name.startswith("<none>")]
-    ]  # fmt: skip
-    # Other tests' images come and go meanwhile.
-    histories = {image: engine.request("GET", f"/images/{image}/history") for image in unnamed}
-    return [image for image, history in histories.items() if mark in history.text]
-
-
 @pytest.mark.deadline(400)
 def test_steps_that_are_no_part_of_an_image_go_with_their_build(api: httpx.Client, sandboxes: Sandboxes, engine: Engine) -> None:
     mark = f"of-{time.time_ns()}"
     build = f"FROM {BASE}\nRUN echo {mark} >/a\nRUN echo b >/b\nRUN sleep 5; exit 3\n"
     fails = ask(api, sandboxes, build).json()["id"]
-    eventually(lambda: len(unnamed_steps(engine, mark)) >= 2, 60, "the steps to be made", every=0.1)
+    eventually(lambda: len(engine.unnamed_steps(mark)) >= 2, 60, "the steps to be made", every=0.1)
     assert settled(api, fails)["state"] == "build_failed"
     stages = ask(
         api, sandboxes, f"FROM {BASE} AS one\nRUN echo {mark}-one >/a; echo \" ---> 0123456789ab\"\nFROM {BASE}\nCOPY --from=one /a /a\n"
     ).json()["id"]  # fmt: skip
     assert settled(api, stages)["state"] == "started"
-    eventually(lambda: not unnamed_steps(engine, mark), 60, "the steps to be gone")
+    eventually(lambda: not engine.unnamed_steps(mark), 60, "the steps to be gone")
     sandboxes.remove([fails, stages])
 
 

@@ -52,3 +52,13 @@ class Engine:
 
     def has_image(self, name: str) -> bool:
         return self._http.get(f"/images/{name}/json").status_code == 200
+
+    def unnamed_steps(self, mark: str) -> list[str]:
+        """What is here under no name and was made by a command with `mark`: steps of builds, and what was forgotten."""
+        unnamed = [
+            each["Id"] for each in self.get("/images/json", all="true")
+            if not [name for name in (each["RepoTags"] or []) + (each["RepoDigests"] or []) if not name.startswith("<none>")]
+        ]  # fmt: skip
+        # Other tests' images come and go meanwhile.
+        histories = {image: self.request("GET", f"/images/{image}/history") for image in unnamed}
+        return [image for image, history in histories.items() if mark in history.text]

@@ -141,6 +141,8 @@ import Testing
 
     @Test func roomIsLookedForBeforeAnythingIsWritten() throws {
         try withFolder { folder in
+            #expect(try CaptureRoom.isOneDisk(folder, folder + "/.."))
+            #expect(try !CaptureRoom.isOneDisk(folder, "/proc"))
             try CaptureRoom.judge(folder, before: 0, reserve: 0)
             let error = #expect(throws: CaptureTrouble.self) { try CaptureRoom.judge(folder, before: 1 << 60) }
             #expect(error?.prospect == .lasting)

@@ -97,17 +97,20 @@ import Testing
 
     /// What a killed runner's build had made and not told yet hangs on what it had told.
     @Test func whatWasMadeUponStepsIsFound() throws {
-        func image(_ id: String, upon parent: String) throws -> ImageSummary {
-            let text = #"{"Id": "sha256:\#(id)", "ParentId": "\#(parent)", "RepoTags": null, "Size": 1, "Created": 1}"#
+        func image(_ id: String, upon parent: String, tags: String = "null") throws -> ImageSummary {
+            let text =
+                #"{"Id": "sha256:\#(id)", "ParentId": "\#(parent)", "RepoTags": \#(tags), "Size": 1, "Created": 1}"#
             return try JSONDecoder().decode(ImageSummary.self, from: Data(text.utf8))
         }
         let images = try [
             image("aaaa1", upon: ""), image("bbbb1", upon: "sha256:aaaa1"), image("cccc1", upon: "sha256:bbbb1"),
-            image("dddd1", upon: "sha256:cccc1"), image("eeee1", upon: "sha256:aaaa1"),
+            image("dddd1", upon: "sha256:cccc1"), image("eeee1", upon: "sha256:aaaa1", tags: #"["a:1"]"#),
+            image("ffff1", upon: "", tags: #"["<none>:<none>"]"#),
         ]
         #expect(BuildRemains.children(of: ["bbbb"], among: images) == ["sha256:cccc1", "sha256:dddd1"])
         #expect(BuildRemains.children(of: ["dddd", "none"], among: images).isEmpty)
         #expect(BuildRemains.children(of: [], among: images).isEmpty)
+        #expect(BuildRemains.somebodys(among: images) == ["sha256:aaaa1", "sha256:eeee1"])
     }
 
     // MARK: - Cache

@@ -1,4 +1,4 @@
-import FoundationEssentials
+import Foundation
 import Testing
 
 @testable import Runner
@@ -106,5 +106,27 @@ import Testing
         ] as [(Int64, Bool, Bool)] {
             #expect(VolumeBrake.isNeeded(free: free, wanted: 100, isOn: isOn) == expected, "\(free) \(isOn)")
         }
+    }
+
+    @Test func filesOfAProcessAreLimitedAndLetGo() throws {
+        let sleeper = Process()
+        sleeper.executableURL = URL(filePath: "/usr/bin/env")
+        sleeper.arguments = ["sleep", "600"]
+        try sleeper.run()
+        let pid = sleeper.processIdentifier
+        func limits() throws -> [Substring] {
+            let text = try String(contentsOfFile: "/proc/\(pid)/limits", encoding: .utf8)
+            let line = text.split(separator: "\n").first { $0.hasPrefix("Max file size") }
+            return try #require(line).split(separator: " ").dropFirst(3).dropLast()
+        }
+        let hard = try limits()[1]
+        try VolumeProcesses.limitFiles(of: pid, to: 4096)
+        #expect(try limits() == ["4096", hard])
+        try VolumeProcesses.limitFiles(of: pid, to: nil)
+        #expect(try limits() == [hard, hard])
+        kill(pid, SIGKILL)
+        sleeper.waitUntilExit()
+        // It is gone meanwhile.
+        try VolumeProcesses.limitFiles(of: pid, to: 4096)
     }
 }

@@ -428,6 +428,58 @@ import Testing
         }
     }
 
+    /// Its image is all that there is of it.
+    @Test func whatHasNothingOnItsLostRunnerIsArchived() async throws {
+        try await withStarted { database, tenant, runner, ready in
+            let resting = try await database.makeSandbox(of: tenant)
+            let unheard = try await database.makeSandbox(of: tenant)
+            for sandbox in [resting, unheard] { try await runner.report(sandbox.id, .started) }
+            for sandbox in [ready, resting, unheard] { try await stop(sandbox, database, runner) }
+            try await database.owner.execute("UPDATE sandbox_status SET container_id = NULL")
+            #expect(try await change(.archive, ready, database, tenant))
+            try await runner.pool.execute(
+                "UPDATE sandbox_status SET observed_generation = (SELECT generation FROM my_sandbox WHERE id = \(ready.id)) "
+                    + "WHERE sandbox_id = \(ready.id)"
+            )
+            // It may be about to start it still, for the wish before.
+            for wish in ["started", "stopped"] {
+                try await database.owner.execute("UPDATE sandbox SET desired_state = \(wish) WHERE id = \(unheard.id)")
+            }
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                try await lose(runner, database)
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                for sandbox in [ready, resting] {
+                    let seen = try await find(sandbox, database, tenant)
+                    #expect(seen.state == .archived && seen.image == sandbox.image)
+                }
+                #expect(try await find(unheard, database, tenant).state == .unknown)
+                #expect(try await change(.start, find(resting, database, tenant), database, tenant))
+                let again = try await find(resting, database, tenant)
+                #expect(again.runnerID == other.id && again.state == .creating, "it starts from its snapshot")
+            }
+        }
+    }
+
+    @Test func aBackupThatIsBeingRemovedIsNotArchivedFrom() async throws {
+        try await withStarted { database, tenant, runner, one in
+            try await stop(one, database, runner)
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            try await database.withRunner("other") { other in
+                try await database.holdLease(of: other)
+                try await lose(runner, database)
+                try await database.owner.withTransaction { transaction in
+                    _ = try await transaction.query("SELECT FROM snapshot WHERE purpose = 'backup' FOR UPDATE")
+                    #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                    #expect(try await find(one, database, tenant).state == .unknown)
+                }
+                #expect(try await other.pool.query("SELECT reclaim_orphans(10)").isEmpty)
+                #expect(try await find(one, database, tenant).state == .archived)
+            }
+        }
+    }
+
     /// A runner of another kind cannot run the files that it would take over.
     @Test func whatWasBackedUpIsTakenOverByItsOwnKindOnly() async throws {
         try await withStarted { database, tenant, runner, one in
@@ -473,6 +525,25 @@ import Testing
         }
     }
 
+    /// As whoever ends a capture: a backup first, then the sandbox.
+    @Test func whatIsRestoredIsNotInTheWayOfCaptures() async throws {
+        try await withStarted { database, tenant, runner, one in
+            #expect(try await request(.backup, one, database, tenant))
+            try await capture(runner)
+            let epoch = try await epoch(one, database)
+            let restoring = try await database.owner.withTransaction { transaction in
+                _ = try await transaction.query("SELECT FROM snapshot WHERE purpose = 'backup' FOR UPDATE")
+                let restoring = Task {  // owned: awaited below
+                    try await runner.captures.restoreLost(one.id, epoch: epoch, container: "container")
+                }
+                try await untilSomebodyWaits(database)
+                _ = try await transaction.query("SELECT FROM sandbox FOR UPDATE NOWAIT")
+                return restoring
+            }
+            #expect(try await restoring.value)
+        }
+    }
+
     // MARK: - Fairness
 
     @Test func backupsAreSharedOutAmongOrganizations() async throws {
@@ -492,6 +563,14 @@ import Testing
             #expect(try await runner.captures.finish(first, made(first.snapshot)))
             #expect(try await runner.captures.finish(second, made(second.snapshot)))
             #expect(try await database.owner.captures.housekeep() == 1)
+            #expect(try await database.owner.captures.housekeep() == 0)
+            try await database.owner.execute(
+                """
+                UPDATE snapshot_job SET not_before = now() + interval '5 minutes'
+                WHERE snapshot_id = (SELECT snapshot_id FROM snapshot_job LIMIT 1)
+                """
+            )
+            #expect(try await database.owner.captures.housekeep() == 1, "one that pauses has no place")
         }
     }
 

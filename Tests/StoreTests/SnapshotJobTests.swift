@@ -108,9 +108,9 @@ import Testing
             _ = try await ask(database, try await database.makeTenant())
             try await database.withRunner { runner in
                 var seen: [String] = []
-                for cause in ["ours", "ours", "theirs", "theirs", "ours", nil, nil] {
+                for cause in [.ours, .ours, .theirs, .theirs, .ours, nil, nil] as [SnapshotFailureCause?] {
                     let job = try #require(try await claim(runner))
-                    seen.append("\(job.failures) \(job.failing ?? "-")")
+                    seen.append("\(job.failures) \(job.failing?.rawValue ?? "-")")
                     #expect(try await runner.jobs.fail(job, of: cause, reason: "x", retryAfter: .zero))
                 }
                 #expect(seen == ["0 -", "1 ours", "2 ours", "1 theirs", "2 theirs", "1 ours", "1 -"])
@@ -522,6 +522,8 @@ import Testing
             let states = try await words(database, "snapshot", "state")
             #expect(states == Set(SnapshotState.allCases.map(\.rawValue)))
             #expect(try await words(database, "snapshot_job", "kind") == Set(SnapshotJobKind.allCases.map(\.rawValue)))
+            let causes = try await words(database, "snapshot_job", "failing")
+            #expect(causes == Set(SnapshotFailureCause.allCases.map(\.rawValue)))
             let row = try await database.owner.queryFirst("SELECT internal_registry() AS host")
             #expect(try row?.decode("host", as: String.self) == InternalImage.host)
         }

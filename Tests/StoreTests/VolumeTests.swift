@@ -143,6 +143,32 @@ import Testing
         }
     }
 
+    @Test func whoIsStuckIsToldItsVolumes() async throws {
+        try await TestDatabase.with { database in
+            let tenant = try await database.makeTenant()
+            let volume = try await makeReady(in: database, of: tenant)
+            try await database.withRunner { runner in
+                let one = try await insert(SandboxVolume(volumeId: volume, mountPath: "/v"), database, tenant)
+                try await database.owner.execute(script: "ALTER TABLE sandbox_status DISABLE TRIGGER USER")
+                try await database.owner.execute(
+                    "UPDATE sandbox_status SET state_changed_at = now() - interval '1 hour'"
+                )
+                try await database.owner.execute(
+                    script:
+                        "ALTER TABLE sandbox DISABLE TRIGGER USER; UPDATE sandbox SET desired_changed_at = now() - interval '1 hour'"
+                )
+                func why() async throws -> String {
+                    try await database.owner.queryFirst("SELECT why FROM stuck_sandboxes WHERE id = \(one)")!["why"]
+                }
+                #expect(try await why() == "it waits for volumes (data: not mounted): see view volumes")
+                try await RunnerQueries(runner.pool).reportMount(of: volume, .error, problem: "S3 is away")
+                #expect(try await why() == "it waits for volumes (data: error, S3 is away): see view volumes")
+                try await RunnerQueries(runner.pool).reportMount(of: volume, .mounted)
+                #expect(try await why().contains("from creating to started"))
+            }
+        }
+    }
+
     private func makeReady(in database: TestDatabase, of tenant: TestTenant) async throws -> VolumeID {
         let id = try await make("data", in: database, of: tenant)
         try await database.owner.execute("UPDATE volume SET state = 'ready' WHERE id = \(id)")

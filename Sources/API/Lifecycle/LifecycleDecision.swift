@@ -67,7 +67,8 @@ extension LifecycleDecision {
         }
     }
 
-    /// Running: processors and memory only grow. Stopped: disk only grows.
+    /// Running: processors and memory only grow. Stopped: disk only grows. After an error that passes nothing runs, and the new size
+    /// is a new try: what its disk was too small for has no other way out.
     static func resize(_ sandbox: SandboxRecord, _ wanted: SandboxSize) -> LifecycleDecision {
         let new = SandboxSize(
             cpu: wanted.cpu ?? sandbox.cpu,
@@ -76,6 +77,7 @@ extension LifecycleDecision {
         )
         switch sandbox.state {
         case .started, .stopped: break
+        case .error where sandbox.isRecoverable: break
         case .creating, .restoring, .starting, .stopping, .pendingBuild, .buildingSnapshot, .pullingSnapshot,
             .archiving,
             .resizing, .snapshotting, .forking, .pausing, .resuming:
@@ -83,7 +85,7 @@ extension LifecycleDecision {
         case .unknown:
             return .refuse(.conflict("the sandbox's runner is unreachable at the moment; it cannot be resized"))
         case .error, .buildFailed, .archived, .paused:
-            return .refuse(wrongState(sandbox, "resized", "Only a started or stopped one can be"))
+            return .refuse(wrongState(sandbox, "resized", "Only a started, a stopped or a recoverable one can be"))
         case .destroying, .destroyed: return .refuse(beingDestroyed(sandbox))
         }
         let problems = new.problems(growingFrom: sandbox)

@@ -109,6 +109,9 @@ ptrdiff_t martlet_find(const void *hay, size_t hay_length, const void *needle, s
 /// Sizes in bytes of the file system that holds `path`; 0 or -errno.
 int martlet_space(const char *path, uint64_t *total, uint64_t *available, uint64_t *available_to_root);
 
+/// How large a file may be that a process writes, in bytes; UINT64_MAX for as large as its hard limit lets it. 0 or -errno.
+int martlet_limit_files(pid_t process, uint64_t bytes);
+
 /// memfd_create, or -errno.
 int martlet_memory_file(const char *name);
 

@@ -93,18 +93,18 @@ final class BuildNetworkNumbers: Sendable {
         var taken: Set<Int> = []
         /// Of bridges that the engine kept without a network when they were last asked for. They are taken last, since it forgets
         /// them only when it is started anew.
-        var haunted: Set<Int> = []
+        var withStaleBridge: Set<Int> = []
 
         mutating func take() -> Int? {
             let free = (0..<BuildNetwork.countLimit).filter { !taken.contains($0) }
-            guard let number = free.first(where: { !haunted.contains($0) }) ?? free.first else { return nil }
+            guard let number = free.first(where: { !withStaleBridge.contains($0) }) ?? free.first else { return nil }
             taken.insert(number)
             return number
         }
 
-        mutating func giveBack(_ number: Int, isHaunted: Bool) {
+        mutating func giveBack(_ number: Int, hasStaleBridge: Bool) {
             taken.remove(number)
-            if isHaunted { haunted.insert(number) } else { haunted.remove(number) }
+            if hasStaleBridge { withStaleBridge.insert(number) } else { withStaleBridge.remove(number) }
         }
     }
 
@@ -120,11 +120,11 @@ final class BuildNetworkNumbers: Sendable {
         }
         do {
             let value = try await body(number)
-            numbers.withLock { $0.giveBack(number, isHaunted: false) }
+            numbers.withLock { $0.giveBack(number, hasStaleBridge: false) }
             return value
         } catch {
-            let isHaunted = (error as? DockerError)?.isHaunted ?? false
-            numbers.withLock { $0.giveBack(number, isHaunted: isHaunted) }
+            let hasStaleBridge = (error as? DockerError)?.tellsOfStaleBridge ?? false
+            numbers.withLock { $0.giveBack(number, hasStaleBridge: hasStaleBridge) }
             throw error
         }
     }
@@ -132,5 +132,5 @@ final class BuildNetworkNumbers: Sendable {
 
 extension DockerError {
     /// The engine has forgotten a network, but not its bridge, until it is started anew: its disk was full when it made it.
-    fileprivate var isHaunted: Bool { message.contains("networks have same bridge name") }
+    fileprivate var tellsOfStaleBridge: Bool { message.contains("networks have same bridge name") }
 }

@@ -9,6 +9,7 @@ import Synchronization
 ///
 /// Each is noted in the database as a loan, so that a runner that was killed while it built gives them back when it comes again.
 /// What the engine has made and not told yet by then is found as a child of those; what a step that still runs then makes is not.
+/// One that is in use stays noted, and is tried again in the cache's turn.
 final class BuildRemains: Sendable {
     /// A line may be a step's own words, so that many more could come than steps.
     private static let limit = 2 * Dockerfile.instructionLimit
@@ -26,6 +27,7 @@ final class BuildRemains: Sendable {
     /// The engine prints ` ---> id` for each image that it has made, and `Using cache` before one that was there.
     func note(_ text: String) async {
         guard let id = state.withLock({ $0.step(in: text, limit: Self.limit) }) else { return }
+        parts.loans.hold([Self.name(of: id)])
         // No build fails because this cannot be written: only a runner that is killed would miss it.
         try? await parts.queries.beginPull(Self.name(of: id), of: parts.identity, isBorrowed: true)
     }
@@ -41,7 +43,7 @@ final class BuildRemains: Sendable {
 
     private func remove() async {
         let ids = state.withLock { $0.ids }
-        guard !ids.isEmpty else { return }
+        parts.loans.release(ids.map(Self.name))
         do {
             try await Self.remove(ids, parts)
         } catch {
@@ -50,12 +52,9 @@ final class BuildRemains: Sendable {
         }
     }
 
-    /// What a former process of this runner has noted. Nothing is building yet.
-    static func sweep(_ parts: RunnerParts) async throws {
-        let noted = try await parts.queries.borrowedImages(of: parts.identity).compactMap(id)
-        guard !noted.isEmpty else { return }
-        let images = try await parts.engine.listImages(isWithSteps: true)
-        try await remove(noted + children(of: noted, among: images), parts)
+    /// What is noted of builds that have ended: of a former process of this runner, and what was in use when it was tried.
+    static func removeOnce(_ parts: RunnerParts) async throws {
+        try await remove(try await parts.loans.unheld().compactMap(id), parts)
     }
 
     // MARK: - Names of loans
@@ -73,7 +72,7 @@ final class BuildRemains: Sendable {
 
     /// What was made upon these, and upon that, in an order in which it was made.
     static func children(of ids: [String], among images: [ImageSummary]) -> [String] {
-        var (found, level) = ([String](), Set(images.map(\.id).filter { id in ids.contains { id.isImage($0) } }))
+        var (found, level) = ([String](), Set(images.map(\.id).filter { id in ids.contains { $0.isShort(of: id) } }))
         while !level.isEmpty {
             let next = images.filter { $0.parentID.map(level.contains) ?? false }.map(\.id)
             found += next
@@ -82,22 +81,43 @@ final class BuildRemains: Sendable {
         return found
     }
 
-    /// The last first: the engine removes what is below an image with it.
+    /// What has a name, and what that was made upon: it goes with what has the name.
+    static func somebodys(among images: [ImageSummary]) -> Set<String> {
+        let parents = Dictionary(images.map { ($0.id, $0.parentID) }) { first, _ in first }
+        var found: Set<String> = []
+        for image in images where image.hasName {
+            var next: String? = image.id
+            while let id = next, found.insert(id).inserted { next = parents[id] ?? nil }
+        }
+        return found
+    }
+
+    /// The last first: the engine removes what is below an image with it. What is in use stays noted.
     private static func remove(_ ids: [String], _ parts: RunnerParts) async throws {
+        guard !ids.isEmpty else { return }
+        let images = try await parts.engine.listImages(isWithSteps: true)
+        let kept = somebodys(among: images)
+        let nobodys = ids.filter { id in !kept.contains(where: id.isShort) }
+        let untold = children(of: nobodys, among: images).filter { child in !ids.contains { $0.isShort(of: child) } }
+        for id in untold.reversed() { _ = try await removeUnnamed(id, parts) }
         for id in ids.reversed() {
-            try await removeUnnamed(id, parts)
+            if nobodys.contains(id), try await !removeUnnamed(id, parts) { continue }
             try await parts.queries.endPull(name(of: id), of: parts.identity)
         }
     }
 
-    /// Not by force: what has a name, a container or images above it is somebody's.
-    private static func removeUnnamed(_ id: String, _ parts: RunnerParts) async throws {
+    /// Not by force: what has a name, a container or images above it is somebody's. False where it is still to be removed.
+    private static func removeUnnamed(_ id: String, _ parts: RunnerParts) async throws -> Bool {
         do {
             let image = try await parts.engine.inspectImage(id)
-            guard image.repositoryTags.isEmpty, image.repositoryDigests.isEmpty else { return }
+            guard image.repositoryTags.isEmpty, image.repositoryDigests.isEmpty else { return true }
             try await parts.engine.removeImage(image.id)
-        } catch let error as DockerError where error.kind == .notFound || error.kind == .conflict {
-            // Gone with one above it, or in use.
+            return true
+        } catch let error as DockerError where error.kind == .notFound {
+            // Gone with one above it.
+            return true
+        } catch let error as DockerError where error.kind == .conflict {
+            return false
         }
     }
 }
@@ -118,7 +138,11 @@ extension BuildRemains.State {
     }
 }
 
+extension ImageSummary {
+    fileprivate var hasName: Bool { (repositoryTags + repositoryDigests).contains { !$0.contains("<none>") } }
+}
+
 extension String {
-    /// Whether this is the whole id of an image whose id begins so.
-    fileprivate func isImage(_ short: String) -> Bool { hasPrefix("sha256:\(short)") }
+    /// Whether the whole id of an image begins so.
+    fileprivate func isShort(of id: String) -> Bool { id.hasPrefix("sha256:\(self)") }
 }

@@ -45,22 +45,23 @@ struct SnapshotBuilder: Sendable {
 
     /// What a runner that was killed while it built has left. Nothing else is building yet.
     func sweep() async {
-        do {
-            try await BuildRemains.sweep(parts)
-        } catch {
-            // They stay noted, for the next process.
-            if !Task.isCancelled {
-                parts.logger.warning("images of former builds' steps stay", metadata: ["error": "\(error)"])
-            }
-        }
         for number in 0..<BuildNetwork.countLimit {
             do {
+                // With the container of the step that it was at.
                 try await BuildNetwork(parts, number: number).remove()
             } catch {
                 // The next build on it tries again first.
                 if !Task.isCancelled {
                     parts.logger.warning("a build network cannot be removed yet", metadata: ["error": "\(error)"])
                 }
+            }
+        }
+        do {
+            try await BuildRemains.removeOnce(parts)
+        } catch {
+            // They stay noted, for the cache's turn.
+            if !Task.isCancelled {
+                parts.logger.warning("images of former builds' steps stay for now", metadata: ["error": "\(error)"])
             }
         }
     }

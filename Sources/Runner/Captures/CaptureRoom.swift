@@ -1,4 +1,6 @@
-import CLinux
+#if canImport(Glibc)
+    import Glibc
+#endif
 
 /// Whether the runner's disk has room for a layer, twice: in a file, and as the engine unpacks it. What is not enough is told with
 /// numbers before anything is written, since the sandboxes of this host write there too.
@@ -17,15 +19,16 @@ struct CaptureRoom: Sendable {
 
     /// - Parameter bytes: about how large the layer will be.
     func judge(before bytes: Int64) throws {
-        let isOneDisk = try Self.room(in: layers) == Self.room(in: engine)
-        try Self.judge(layers, before: isOneDisk ? 2 * bytes : bytes)
+        try Self.judge(layers, before: Self.isOneDisk(layers, engine) ? 2 * bytes : bytes)
         try Self.judge(engine, before: bytes)
     }
 
     func judge(beforeLoading bytes: Int64) throws { try Self.judge(engine, before: bytes) }
 
     static func judge(_ path: String, before bytes: Int64, reserve: Int64 = reserveBytes) throws {
-        let free = try room(in: path).free
+        guard let free = DiskUsage(of: path)?.freeBytes else {
+            throw CaptureTrouble("cannot see how full \(path) is: \(words(errno))")
+        }
         guard free - bytes < reserve else { return }
         throw CaptureTrouble(
             "the runner's disk has \(free >> 20) MiB left at \(path); the capture needs \(bytes >> 20) MiB, and leaves \(reserve >> 20) MiB free: remove images or sandboxes from that runner, or give it a larger disk (the operator)",
@@ -33,10 +36,16 @@ struct CaptureRoom: Sendable {
         )
     }
 
-    private static func room(in path: String) throws -> (total: UInt64, free: Int64) {
-        var (total, free, freeToRoot) = (UInt64(0), UInt64(0), UInt64(0))
-        let result = martlet_space(path, &total, &free, &freeToRoot)
-        guard result == 0 else { throw CaptureTrouble("cannot see how full \(path) is: \(words(-result))") }
-        return (total, Int64(clamping: free))
+    /// Subvolumes of btrfs have devices of their own, so that the size tells too. What is free changes from look to look.
+    static func isOneDisk(_ one: String, _ other: String) throws -> Bool {
+        try device(of: one) == device(of: other) || HostFacts.fileSystemBytes(one) == HostFacts.fileSystemBytes(other)
+    }
+
+    private static func device(of path: String) throws -> dev_t {
+        var status = stat()
+        guard stat(path, &status) == 0 else {
+            throw CaptureTrouble("cannot see on which disk \(path) is: \(words(errno))")
+        }
+        return status.st_dev
     }
 }

@@ -1,5 +1,6 @@
 import Crypto
 import Docker
+import Domain
 import FoundationEssentials
 import NIOCore
 import NIOPosix

@@ -1,4 +1,5 @@
 import Crypto
+import Domain
 #if canImport(Glibc)
     import Glibc
 #endif

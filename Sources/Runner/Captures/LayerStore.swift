@@ -1,5 +1,6 @@
 import CLinux
 import Crypto
+import Domain
 import FoundationEssentials
 
 #if canImport(Glibc)

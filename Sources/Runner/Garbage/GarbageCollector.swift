@@ -1,5 +1,6 @@
 import Docker
 import Logging
+import Store
 
 /// Removes what outlived its use and has no key of its own: old copies of the daemon, networks of former settings, and addresses
 /// that the engine keeps for nobody.
@@ -36,7 +37,9 @@ package struct GarbageCollector: Sendable {
         for hash in try directory.removeDaemons(except: used.union([parts.blueprint.daemon.hash])) {
             parts.logger.info("an unused copy of the daemon is removed", metadata: ["daemon.hash": "\(hash)"])
         }
-        try await parts.network.releaseGhosts()
+        try await parts.network.releaseStaleEndpoints {
+            Set(try await parts.queries.sandboxes().map { ContainerName.of($0.id, epoch: $0.epoch) })
+        }
         // Networks of builds come and go with those.
         for network in try await parts.engine.listNetworks(labels: mine)
         where network.name != parts.network.name && network.labels[ContainerLabel.builds] == nil {

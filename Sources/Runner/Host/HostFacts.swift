@@ -134,7 +134,8 @@ extension HostFacts {
         return try? await NIOThreadPool.singleton.runIfActive { DiskUsage(of: path) }
     }
 
-    private static func fileSystemBytes(_ path: String) -> Int64? {
+    /// How large the file system is in all.
+    static func fileSystemBytes(_ path: String) -> Int64? {
         var answer = statvfs()
         guard statvfs(path, &answer) == 0 else { return nil }
         return Int64(clamping: UInt64(answer.f_blocks) * UInt64(answer.f_frsize))

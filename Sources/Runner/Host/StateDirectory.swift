@@ -1,4 +1,5 @@
 import Crypto
+import Domain
 import FoundationEssentials
 
 #if canImport(Glibc)

@@ -60,6 +60,7 @@ final class ImageCache: Sendable {
             group.addTask {
                 for await _ in turns {
                     await self.attempt("loans") { try await self.parts.loans.giveBackOnce() }
+                    await self.attempt("steps") { try await BuildRemains.removeOnce(self.parts) }
                     await self.attempt("evictions") { try await self.evictOnce(above: self.parts.pace.diskHighPercent) }
                     await self.attempt("discarded") { try await self.sweepRegistryOnce() }
                 }

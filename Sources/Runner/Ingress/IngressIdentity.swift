@@ -1,4 +1,5 @@
 import Crypto
+import Domain
 import FoundationEssentials
 import NIOSSL
 import SwiftASN1
@@ -70,13 +71,5 @@ package struct IngressIdentity: Sendable {
         guard written == bytes.count, fchmod(file, 0o600) == 0, fsync(file) == 0, rename(draft, path) == 0 else {
             throw IngressRefusal.internal("cannot write \(path): \(String(cString: strerror(errno)))")
         }
-    }
-}
-
-extension SHA256Digest {
-    /// Lower-case hexadecimal digits.
-    var hexadecimal: String {
-        let digits = Array("0123456789abcdef".utf8)
-        return String(decoding: flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
     }
 }

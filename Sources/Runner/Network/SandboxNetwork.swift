@@ -31,19 +31,30 @@ package struct SandboxNetwork: Sendable {
         }
     }
 
-    /// Lets go of addresses of containers that are gone. An engine whose disk is full when one starts forgets what it did, and
-    /// keeps the address, and the interface, until it is started anew or told so.
-    package func releaseGhosts() async throws {
+    /// Lets go of the network's ends, with their addresses, that containers have left which are gone and never come again: an
+    /// engine whose disk is full when one starts forgets what it did, and keeps these until it is started anew or told so.
+    ///
+    /// - Parameter placed: asked after the network. What is placed here may be made, under its name, at this very moment.
+    package func releaseStaleEndpoints(except placed: () async throws -> Set<String>) async throws {
+        let stale = try await endpointsWithoutContainer()
+        guard !stale.isEmpty else { return }
+        for name in stale.subtracting(try await placed()) { try await releaseStaleEndpoint(of: name) }
+    }
+
+    /// The same for one container. The caller keeps it from being made meanwhile.
+    package func releaseStaleEndpoint(of container: String) async throws {
+        // That of a container that exists may be on its way into it.
+        guard try await endpointsWithoutContainer().contains(container), try await !exists(container) else { return }
+        try await engine.forgetEndpoint(of: container, in: name)
+        logger.notice(
+            "an address of a container that is gone is free again",
+            metadata: ["container.name": "\(container)"]
+        )
+    }
+
+    private func endpointsWithoutContainer() async throws -> Set<String> {
         let members = try await engine.inspectNetwork(name).containers
-        for ghost in members.filter({ $0.key.hasPrefix("ep-") }).map(\.value.name) {
-            // That of a container that exists may be on its way into it.
-            guard try await !exists(ghost) else { continue }
-            try await engine.forgetEndpoint(of: ghost, in: name)
-            logger.notice(
-                "an address of a container that is gone is free again",
-                metadata: ["container.name": "\(ghost)"]
-            )
-        }
+        return Set(members.filter { $0.key.hasPrefix("ep-") }.map(\.value.name))
     }
 
     private func exists(_ container: String) async throws -> Bool {

@@ -46,7 +46,7 @@ private func judgeEngine(_ error: DockerError, _ attempts: Int, _ disk: DiskUsag
     case .noSpace:
         .settle(
             reason:
-                "\(error): the sandbox's own disk is full, or its image does not fit the runner's: stop it, resize its disk and start it, or remove images there (the operator) and recover it",
+                "\(error): the sandbox's own disk is full, or its image does not fit the runner's: resize its disk, upon which it is started, or remove images there (the operator) and recover it",
             recoverable: true
         )
     case .badRequest, .unauthorized:

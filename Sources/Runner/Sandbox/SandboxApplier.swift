@@ -226,7 +226,7 @@ struct SandboxApplier: Sendable {
             try await makeFolders(of: id, known)
             try await parts.engine.startContainer(id)
         } catch let error as DockerError where error.message.contains("endpoint with name") {
-            throw try await forgettingGhost(of: id, error)
+            throw try await forgettingStaleEndpoint(of: desired, id, error)
         } catch let error as DockerError where error.kind == .notFound || error.message.contains("network") {
             try await parts.network.ensure()
             throw error
@@ -247,7 +247,9 @@ struct SandboxApplier: Sendable {
 
     /// An engine whose disk was full when it started this container keeps an end of its network that it does not know any more, and
     /// lets go of that only once the container is gone. One that never ran has nothing to lose: it is made anew.
-    private func forgettingGhost(of id: String, _ error: DockerError) async throws -> any Error {
+    private func forgettingStaleEndpoint(of desired: AssignedSandbox, _ id: String, _ error: DockerError) async throws
+        -> any Error
+    {
         guard try await parts.engine.inspectContainer(id).state.startedAt == nil else {
             return DockerError(
                 operation: error.operation,
@@ -258,7 +260,7 @@ struct SandboxApplier: Sendable {
             )
         }
         try await removeCompletely(id)
-        try await parts.network.releaseGhosts()
+        try await parts.network.releaseStaleEndpoint(of: ContainerName.of(desired.id, epoch: desired.epoch))
         return error
     }
 

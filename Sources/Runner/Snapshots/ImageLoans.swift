@@ -11,7 +11,7 @@ package final class ImageLoans: Sendable {
     private let queries: RunnerQueries
     private let runner: RunnerID
     private let logger: Logger
-    /// How many jobs are at a name.
+    /// How many jobs are at a loan.
     private let users = Mutex<[String: Int]>([:])
 
     package init(engine: DockerEngine, queries: RunnerQueries, runner: RunnerID, logger: Logger) {
@@ -23,7 +23,7 @@ package final class ImageLoans: Sendable {
 
     /// Runs `body`, which may pull `image`; gives the name back afterwards if this host did not have it before.
     func borrowing<Value>(_ image: String, _ body: () async throws -> Value) async throws -> Value {
-        users.withLock { $0[image, default: 0] += 1 }
+        hold([image])
         do {
             if try await !has(image) { try await queries.beginPull(image, of: runner, isBorrowed: true) }
             let value = try await body()
@@ -37,18 +37,33 @@ package final class ImageLoans: Sendable {
 
     /// Gives back what nobody is at: after a restart, or where giving back failed.
     package func giveBackOnce() async throws {
-        for image in try await queries.borrowedImages(of: runner) where !BuildRemains.isStep(image) {
-            try await giveBack(image)
+        for image in try await unheld() where !BuildRemains.isStep(image) { try await giveBack(image) }
+    }
+
+    /// What is noted, and nobody is at.
+    func unheld() async throws -> [String] {
+        try await queries.borrowedImages(of: runner).filter { !isHeld($0) }
+    }
+
+    /// Somebody is at these: they are not given back meanwhile. Before they are noted.
+    func hold(_ loans: [String]) {
+        users.withLock { users in for loan in loans { users[loan, default: 0] += 1 } }
+    }
+
+    func release(_ loans: [String]) {
+        users.withLock { users in
+            for loan in loans {
+                users[loan, default: 1] -= 1
+                if users[loan] == 0 { users[loan] = nil }
+            }
         }
     }
 
+    private func isHeld(_ loan: String) -> Bool { users.withLock { $0[loan] } != nil }
+
     private func end(_ image: String) async {
-        let isLast = users.withLock { users in
-            users[image, default: 1] -= 1
-            if users[image] == 0 { users[image] = nil }
-            return users[image] == nil
-        }
-        guard isLast else { return }
+        release([image])
+        guard !isHeld(image) else { return }
         do {
             if try await queries.borrowedImages(of: runner).contains(image) { try await giveBack(image) }
         } catch {
@@ -63,7 +78,7 @@ package final class ImageLoans: Sendable {
     }
 
     private func giveBack(_ image: String) async throws {
-        guard users.withLock({ $0[image] }) == nil else { return }
+        guard !isHeld(image) else { return }
         do {
             try await engine.removeImage(image)
         } catch let error as DockerError where error.kind == .notFound || error.kind == .conflict {

@@ -1,5 +1,5 @@
 import Docker
-import Domain
+package import Domain
 package import Store
 
 #if canImport(Glibc)
@@ -34,15 +34,7 @@ package struct UnusableImage: Error, Hashable, CustomStringConvertible {
     package init(description: String) { self.description = description }
 }
 
-/// Whose failure it is. Those of one cause in a row are counted, so that none uses up the tries of another.
-package enum SnapshotFailureCause: String, Sendable, Hashable, CaseIterable {
-    /// The engine's, or the internal registry's.
-    case ours
-    /// This runner's disk is full.
-    case disk
-    /// A name, a login, a registry or a definition of the user's.
-    case theirs
-
+extension SnapshotFailureCause {
     package init(_ error: any Error, step: SnapshotStep) {
         switch error {
         case let error as DockerError:

@@ -191,7 +191,7 @@ struct SnapshotWorker: Sendable {
             if let order = job.capture {
                 judgeCaptureFailure(error, step: step, failures: job.failures, for: order.purpose)
             } else {
-                judgeSnapshotFailure(error, step: step, failures: job.failing == cause.rawValue ? job.failures : 0)
+                judgeSnapshotFailure(error, step: step, failures: job.failing == cause ? job.failures : 0)
             }
         await tell(fate, of: job, job.capture == nil ? cause : nil, reason, logger)
     }
@@ -211,7 +211,7 @@ struct SnapshotWorker: Sendable {
                 case .final: nil
                 case .retry(let pause): pause
                 }
-            _ = try await parts.queries.fail(job, of: cause?.rawValue, reason: reason, retryAfter: pause)
+            _ = try await parts.queries.fail(job, of: cause, reason: reason, retryAfter: pause)
         } catch {
             // Its lease will expire.
             logger.warning("a snapshot's failure cannot be told", metadata: ["error": "\(error)"])

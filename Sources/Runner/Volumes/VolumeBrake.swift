@@ -3,10 +3,6 @@ import FoundationEssentials
 import Logging
 import Store
 
-#if canImport(Glibc)
-    import Glibc
-#endif
-
 /// Keeps those who write to volumes faster than S3 takes it from filling this host's disk.
 ///
 /// rclone lets go of what is in S3 only, so the rest grows for as long as rclone may write. When the disk is short, it may not:
@@ -18,7 +14,7 @@ struct VolumeBrake: Sendable {
 
     private static let interval: Duration = .seconds(1)
     /// What rclone notes of a file is smaller, and is to be written at all times.
-    static let fileBytesLimit = 64 << 10
+    static let fileBytesLimit: UInt64 = 64 << 10
 
     /// Until its task is cancelled. What a former runner braked is let go of first, if there is room.
     func run() async {
@@ -45,7 +41,7 @@ struct VolumeBrake: Sendable {
         let isOn = Self.isNeeded(free: free, wanted: host.rclone.storage.freeBytesWanted, isOn: wasOn ?? false)
         guard isOn || wasOn != false else { return false }
         for pid in try await HostMounts.run({ [folders = host.folders] in VolumeProcesses.serving(folders) }) {
-            try await VolumeProcesses.limitFiles(of: pid, to: isOn ? Self.fileBytesLimit : nil)
+            try VolumeProcesses.limitFiles(of: pid, to: isOn ? Self.fileBytesLimit : nil)
         }
         if isOn, wasOn != true {
             parts.logger.error("writing to volumes is braked", metadata: ["problem": "\(words(free))"])
@@ -71,8 +67,7 @@ struct VolumeBrake: Sendable {
     }
 
     private static func freeBytes(at path: String) throws -> Int64 {
-        var answer = statvfs()
-        guard statvfs(path, &answer) == 0 else { throw VolumeFolders.failure("look at the disk of \(path)") }
-        return Int64(clamping: UInt64(answer.f_bavail) * UInt64(answer.f_frsize))
+        guard let usage = DiskUsage(of: path) else { throw VolumeFolders.failure("look at the disk of \(path)") }
+        return usage.freeBytes
     }
 }

@@ -1,6 +1,6 @@
+import CLinux
 import Domain
 import FoundationEssentials
-import Subprocess
 
 #if canImport(Glibc)
     import Glibc
@@ -48,21 +48,14 @@ enum VolumeProcesses {
     }
 
     /// How large a file may be that the process writes; nil for as large as it likes. What is larger already stays.
-    static func limitFiles(of pid: pid_t, to bytes: Int?) async throws {
+    static func limitFiles(of pid: pid_t, to bytes: UInt64?) throws {
         // The soft limit only: the hard one can be raised by nobody but root with all its capabilities.
-        let limit = bytes.map { "\($0)" } ?? "unlimited"
-        let result = try await Subprocess.run(
-            .name("prlimit"),
-            arguments: ["--pid", "\(pid)", "--fsize=\(limit):"],
-            environment: .custom(["PATH": "/usr/sbin:/usr/bin:/sbin:/bin"]),
-            input: .none,
-            output: .discarded,
-            error: .string(limit: 4096)
-        )
-        if result.terminationStatus.isSuccess || kill(pid, 0) != 0 { return }
-        throw RunnerError(
-            .volume,
-            "prlimit (of util-linux) cannot limit the files of process \(pid): \(result.standardError)"
-        )
+        let result = martlet_limit_files(pid, bytes ?? .max)
+        guard result == 0 || result == -ESRCH else {
+            throw RunnerError(
+                .volume,
+                "cannot limit the files of process \(pid): \(String(cString: strerror(-result)))"
+            )
+        }
     }
 }

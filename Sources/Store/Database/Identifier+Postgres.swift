@@ -21,3 +21,4 @@ extension SnapshotState: PostgresCodable, PostgresArrayElement {}
 extension CapturePurpose: PostgresCodable, PostgresArrayElement {}
 extension BackupState: PostgresCodable, PostgresArrayElement {}
 extension SnapshotJobKind: PostgresCodable, PostgresArrayElement {}
+extension SnapshotFailureCause: PostgresCodable {}

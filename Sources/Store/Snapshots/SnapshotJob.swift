@@ -15,7 +15,7 @@ package struct SnapshotJob: Sendable {
     /// How often in a row it has failed of ``failing`` before.
     package let failures: Int
     /// The cause of that; nil where all failures are counted together.
-    package let failing: String?
+    package let failing: SnapshotFailureCause?
     /// Until the job fails by itself.
     package let timeLeft: Duration
     /// For a capture.
@@ -125,10 +125,12 @@ extension RunnerQueries {
     /// The job failed: for good, or to be tried again after `pause`. False when it is held no longer.
     ///
     /// - Parameter cause: failures of the same one in a row are counted; nil counts all together.
-    package func fail(_ job: SnapshotJob, of cause: String? = nil, reason: String, retryAfter pause: Duration?)
-        async throws
-        -> Bool
-    {
+    package func fail(
+        _ job: SnapshotJob,
+        of cause: SnapshotFailureCause? = nil,
+        reason: String,
+        retryAfter pause: Duration?
+    ) async throws -> Bool {
         try await client.queryFirst(
             """
             SELECT fail_snapshot_job(\(job.snapshot), \(job.epoch), \(cause), \(reason), \(pause?.wholeSeconds)) AS failed

@@ -11,12 +11,16 @@ COMMENT ON COLUMN docker_registry.sealed_password IS 'AES-GCM under a key that a
 COMMENT ON TABLE docker_registry IS 'Registries that images are pulled from with a login, or by a trust, of their own. Written by api (an organization''s own) and the operator (organization_id NULL: blesses a host at a private address for everybody, and may say how it is trusted); runners are handed one by registry_login(); deleted by its owner.';
 
 -- Runner: login and trust for an image of a job that is mine; no row where there is neither for that registry. An organization's own
--- comes before the operator's, and of several the one with the longest project that the repository lies in.
+-- comes before the operator's, and of several the one with the longest project that the repository lies in. An own one that names no
+-- trust has the authorities that the operator names for everybody.
 DROP FUNCTION registry_login(uuid, bigint, text, text);
 CREATE FUNCTION registry_login(job uuid, held_epoch bigint, registry_host text, repository text)
-RETURNS TABLE (id uuid, host text, username text, sealed_password bytea, certificate_authorities text, is_insecure boolean)
+RETURNS TABLE (id uuid, host text, username text, sealed_password bytea, certificate_authorities text, is_insecure boolean,
+    everybodys_authorities text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT r.id, r.host, r.username, r.sealed_password, r.certificate_authorities, r.is_insecure
+    SELECT r.id, r.host, r.username, r.sealed_password, r.certificate_authorities, r.is_insecure,
+        (SELECT e.certificate_authorities FROM docker_registry e WHERE e.organization_id IS NULL AND e.host = registry_host
+            AND e.certificate_authorities IS NOT NULL ORDER BY e.created_at LIMIT 1)
     FROM snapshot_job j JOIN snapshot s ON s.id = j.snapshot_id
         JOIN docker_registry r ON r.organization_id = s.organization_id OR r.organization_id IS NULL
     WHERE j.snapshot_id = job AND j.epoch = held_epoch AND j.runner_id = require_runner() AND r.host = registry_host

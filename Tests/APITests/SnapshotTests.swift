@@ -233,6 +233,8 @@ import Testing
             #expect(known.status == 200 && !known.text.contains("BEGIN CERTIFICATE"), "\(known.text)")
             let loosened = try await api.send("PATCH", path, json: body(#","username":"u","insecure":true"#))
             #expect(loosened.status == 400 && loosened.message.contains("password"), "\(loosened.text)")
+            let forgotten = try await api.send("PATCH", path, json: body(#","insecure":true"#))
+            #expect(forgotten.status == 400 && forgotten.message.contains("username"), "\(forgotten.text)")
         }
     }
 

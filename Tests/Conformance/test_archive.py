@@ -438,7 +438,18 @@ def test_volumes_that_an_image_declares_are_folders_of_the_sandbox(
     for box in (made, child):
         assert [each for each in engine.container(box.id)["Mounts"] if each["Type"] == "volume"] == []
     sandboxes.remove([child.id])
+
+    # What is mounted above such a path has it, or not.
+    volume = sandboxes.client.sdk.volume.create(f"test {secrets.token_hex(4)}")
+    eventually(lambda: sandboxes.client.sdk.volume.get(volume.name).state == "ready", DONE_SECONDS, "the volume to be ready")
+    mount = VolumeMount(volume_id=volume.id, mount_path="/missing")
+    below = sandboxes.client.sdk.create(
+        CreateSandboxFromImageParams(image=image, labels=sandboxes.labels(), auto_stop_interval=0, volumes=[mount]), timeout=120
+    )
+    assert below.process.exec("cat /data/given; echo own > /missing/own; ls -A /missing").result.split() == ["given", "own"]
+    sandboxes.remove([below.id])
     sandboxes.remove([made.id])
+    sandboxes.client.sdk.volume.delete(volume)
 
 
 @pytest.mark.deadline(300)

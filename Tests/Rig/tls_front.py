@@ -36,7 +36,10 @@ class TLSFront:
     def __init__(self, upstream: str, address: str, database: Database) -> None:
         self._database = database
         self._folder = tempfile.TemporaryDirectory(prefix="martlet-test-front-")
-        self.secure, self.plain = (f"{address}:{free_port()}" for _ in range(2))
+        secure, plain = free_port(), free_port()
+        while plain == secure:
+            plain = free_port()
+        self.secure, self.plain = f"{address}:{secure}", f"{address}:{plain}"
         self.authority, self.stranger = self._make_authority("ca"), self._make_authority("stranger")
         self._make_certificate(address)
         folder = Path(self._folder.name)

@@ -51,6 +51,20 @@ import Testing
         #expect(DockerError.saidByRegistry(operation: "pull", message: Skopeo.gist(output)).kind == kind)
     }
 
+    /// It is for whoever may read it there, and not for whoever asked us to.
+    @Test func whatARegistryAnswersBesideIsNotRepeated() {
+        let line =
+            #"time="…" level=fatal msg="pinging container registry r: StatusCode: 403, <html>inner secret</html>""#
+        #expect(Skopeo.gist(line) == "pinging container registry r: StatusCode: 403")
+    }
+
+    @Test func whatIsAskedForByDigestIsThat() throws {
+        let digest = try Skopeo.digest(of: "{}", askedAs: "r.example/a:1")
+        #expect(digest == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
+        #expect(try Skopeo.digest(of: "{}", askedAs: "r.example/a@\(digest)") == digest)
+        #expect(throws: UnusableImage.self) { try Skopeo.digest(of: "{ }", askedAs: "r.example/a@\(digest)") }
+    }
+
     @Test func whatIsOursIsWaitedFor() {
         for kind in [DockerError.Kind.unavailable, .timeout] {
             for step in SnapshotStep.allCases {

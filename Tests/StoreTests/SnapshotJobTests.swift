@@ -495,6 +495,12 @@ import Testing
                     #expect(try await api.registries.update(id, to: wish, of: tenant.organization) != nil)
                     let anonymous = try #require(try await a.jobs.registryLogin(job, for: image))
                     #expect(anonymous.password == nil && anonymous.trust == .authorities("PEM"))
+                    wish.username = "u"
+                    wish.password = SealedSecret(bytes: [2])
+                    wish.trust = .system
+                    #expect(try await api.registries.update(id, to: wish, of: tenant.organization) != nil)
+                    let login = try #require(try await a.jobs.registryLogin(job, for: image))
+                    #expect(login.trust == .system && login.effectiveTrust == .authorities("PEM"))
                 }
             }
         }

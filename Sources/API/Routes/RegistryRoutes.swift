@@ -65,7 +65,7 @@ struct RegistryRoutes: Sendable {
 
     private func update(_ call: Call) async throws -> Response {
         let old = try await find(call)
-        let wanted = try RegistryWishWire(try await call.object(), trusted: old.trust)
+        let wanted = try RegistryWishWire(try await call.object(), instead: old)
         try await RegistryGate(database: database).admit(wanted.host, field: "url")
         let trust = wanted.trust ?? old.trust
         if wanted.password == nil, !wanted.username.isEmpty {
@@ -145,14 +145,18 @@ struct RegistryWishWire: Sendable {
 
     /// Throws one 400 that names every bad field.
     ///
-    /// - Parameter trusted: how it is trusted now.
-    init(_ body: [String: JSONValue], trusted: RegistryTrust = .system) throws {
+    /// - Parameter old: what it is to be instead of.
+    init(_ body: [String: JSONValue], instead old: RegistryRecord? = nil) throws {
+        let trusted = old?.trust ?? .system
         var fields = FieldReader(body)
         name = fields.string("name", limit: 4 * SandboxRules.nameLimit) ?? ""
         if let problem = SandboxRules.problem(ofName: name) { fields.complain(problem) }
         let host = Self.host(&fields)
         trust = Self.trust(&fields, body, trusted)
         username = fields.string("username", limit: Self.usernameByteLimit) ?? ""
+        if body["username"] == nil, let old, !old.username.isEmpty {
+            fields.complain("username is missing: give '\(old.username.shortened)' again, or \"\" to ask as nobody")
+        }
         password = fields.string("password", limit: Self.passwordByteLimit).flatMap { $0.isEmpty ? nil : $0 }
         if let problem = Self.loginProblem(username, password, trust ?? trusted) { fields.complain(problem) }
         project = fields.string("project", limit: Self.projectByteLimit) ?? ""

@@ -237,7 +237,7 @@ struct CaptureMaker: Sendable {
             configuration,
             named: maker.loadingName(of: job),
             layersBelow: base.base.count,
-            ImageArchive.Layer(file: file, bytes: layer.bytes, threads: threads)
+            FileChunks(file: file, bytes: layer.bytes, threads: threads)
         )
         try await parts.engine.loadImages(
             archive,

@@ -67,27 +67,19 @@ extension JSONValue {
 
 /// An archive for the engine to load: one image, of whose layers only the uppermost is in it, or none. It is read as it is sent.
 struct ImageArchive: AsyncSequence, Sendable {
-    private static let chunkBytes = 1 << 20
-
     /// The image's id, `sha256:…`.
     let image: String
     /// Of the whole archive.
     let bytes: Int64
-    private let layer: Layer?
+    private let layer: FileChunks?
     private let before: [UInt8]
     private let after: [UInt8]
-
-    /// A layer that the engine does not have.
-    struct Layer: Sendable {
-        let file: String
-        let bytes: Int64
-        let threads: NIOThreadPool
-    }
 
     /// - Parameters:
     ///   - name: the image is called so afterwards.
     ///   - below: how many layers the engine has already.
-    init(_ configuration: Data, named name: String, layersBelow below: Int, _ layer: Layer? = nil) throws {
+    ///   - layer: one that it does not have.
+    init(_ configuration: Data, named name: String, layersBelow below: Int, _ layer: FileChunks? = nil) throws {
         struct Manifest: Encodable {
             let configuration: String
             let tags: [String]
@@ -126,15 +118,14 @@ struct ImageArchive: AsyncSequence, Sendable {
     func makeAsyncIterator() -> Iterator { Iterator(archive: self) }
 
     struct Iterator: AsyncIteratorProtocol {
-        let archive: ImageArchive
-        private var content: OpenedFile?
-        private var left: Int64
+        private let archive: ImageArchive
+        private var layer: FileChunks.Iterator?
         private var hasBegun = false
         private var hasEnded = false
 
         fileprivate init(archive: ImageArchive) {
             self.archive = archive
-            left = archive.layer?.bytes ?? 0
+            layer = archive.layer?.makeAsyncIterator()
         }
 
         mutating func next() async throws -> ByteBuffer? {
@@ -142,22 +133,49 @@ struct ImageArchive: AsyncSequence, Sendable {
                 hasBegun = true
                 return ByteBuffer(bytes: archive.before)
             }
-            if left > 0, let layer = archive.layer { return ByteBuffer(bytes: try await nextChunk(of: layer)) }
+            if let chunk = try await layer?.next() { return chunk }
             guard !hasEnded else { return nil }
             hasEnded = true
-            content = nil
+            layer = nil
             return ByteBuffer(bytes: archive.after)
         }
+    }
+}
 
-        private mutating func nextChunk(of layer: Layer) async throws -> [UInt8] {
-            let (path, limit, known) = (layer.file, Int(Swift.min(left, Int64(ImageArchive.chunkBytes))), content)
-            let (file, chunk) = try await layer.threads.runIfActive {
+/// The first bytes of a file of the host's, read as they are sent.
+struct FileChunks: AsyncSequence, Sendable {
+    private static let chunkBytes: Int64 = 1 << 20
+
+    let file: String
+    /// The file has so many, or more.
+    let bytes: Int64
+    let threads: NIOThreadPool
+
+    func makeAsyncIterator() -> Iterator { Iterator(chunks: self) }
+
+    struct Iterator: AsyncIteratorProtocol {
+        private let chunks: FileChunks
+        private var content: OpenedFile?
+        private var left: Int64
+
+        fileprivate init(chunks: FileChunks) {
+            self.chunks = chunks
+            left = chunks.bytes
+        }
+
+        mutating func next() async throws -> ByteBuffer? {
+            guard left > 0 else {
+                content = nil
+                return nil
+            }
+            let (path, limit, known) = (chunks.file, Int(Swift.min(left, FileChunks.chunkBytes)), content)
+            let (file, chunk) = try await chunks.threads.runIfActive {
                 let file = try known ?? OpenedFile(path)
                 return (file, try file.read(atMost: limit))
             }
             content = file
             left -= Int64(chunk.count)
-            return chunk
+            return ByteBuffer(bytes: chunk)
         }
     }
 }

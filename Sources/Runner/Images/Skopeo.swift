@@ -2,6 +2,7 @@ import Crypto
 import Docker
 import Domain
 import FoundationEssentials
+import NIOPosix
 import Subprocess
 
 #if canImport(Glibc)
@@ -13,15 +14,15 @@ import Subprocess
 /// The engine's trust (`/etc/docker/certs.d`, `insecure-registries`) is the host's, for everybody: an authority that one organization
 /// named there could pass for the registry of another. Here it counts for one call.
 struct Skopeo: Sendable {
-    let engine: DockerEngine
     /// Where each call has a folder, which goes with it.
     let root: String
     /// As registries call it: `amd64`.
     let architecture: String
+    /// No file that is fetched may be larger.
+    let imageBytesLimit: Int64
 
     /// How a registry is asked.
     struct Access: Sendable {
-        var host: String
         /// nil to ask as nobody.
         var credentials: RegistryCredentials?
         var trust: RegistryTrust
@@ -29,18 +30,19 @@ struct Skopeo: Sendable {
 
     /// An image as its registry has it.
     struct Found: Sendable, Hashable {
-        /// `host/repository@sha256:…`, of the image for this host where the name is of several.
-        var reference: String
-        /// As it is sent.
+        var name: ImageName
+        /// `sha256:…`, of the image for this host where the name is of several.
+        var digest: String
+        /// As it is sent, says the registry.
         var sizeBytes: Int64
-        /// The last part of the reference.
-        var digest: Substring { reference.split(separator: ":").last ?? "" }
+
+        var reference: String { "\(name.host)/\(name.repository)@\(digest)" }
     }
 
-    init(engine: DockerEngine, stateDirectory: String, architecture: String) {
-        self.engine = engine
+    init(stateDirectory: String, architecture: String, imageBytesLimit: Int64) {
         root = "\(stateDirectory)/skopeo"
         self.architecture = ["x86_64": "amd64", "aarch64": "arm64"][architecture] ?? architecture
+        self.imageBytesLimit = imageBytesLimit
     }
 
     // MARK: - Asking and fetching
@@ -53,25 +55,25 @@ struct Skopeo: Sendable {
     func find(_ name: ImageName, _ access: Access) async throws -> Found {
         let repository = "\(name.host)/\(name.repository)"
         let asked = name.digest.map { "\(repository)@\($0)" } ?? "\(repository):\(name.tag ?? "latest")"
-        var text = try await manifest(asked, access)
-        var manifest = try Self.read(text, asked)
+        var (digest, manifest) = try await manifest(of: asked, name, access)
         if let images = manifest.manifests {
-            text = try await self.manifest("\(repository)@\(try choose(images, asked).digest)", access)
-            manifest = try Self.read(text, asked)
+            let image = "\(repository)@\(try choose(images, asked).digest)"
+            (digest, manifest) = try await self.manifest(of: image, name, access)
         }
         guard let layers = manifest.layers else {
             throw UnusableImage(
                 description: "\(asked) is neither an image nor a list of images that this runner understands"
             )
         }
-        return Found(
-            reference: "\(repository)@sha256:\(SHA256.hash(data: Data(text.utf8)).hexadecimal)",
-            sizeBytes: layers.reduce(0) { $0 + min(max(0, $1.size), Self.layerBytesBelieved) }
-        )
+        let bytes = layers.reduce(0) { $0 + min(max(0, $1.size), Self.layerBytesBelieved) }
+        return Found(name: name, digest: digest, sizeBytes: bytes)
     }
 
     private func choose(_ images: [Manifest.Image], _ asked: String) throws -> Manifest.Image {
         for image in images where image.platform?.os == "linux" && image.platform?.architecture == architecture {
+            guard image.digest.wholeMatch(of: #/sha256:[0-9a-f]{64}/#) != nil else {
+                throw UnusableImage(description: "the list of images \(asked) names one by something that is no digest")
+            }
             return image
         }
         throw UnusableImage(
@@ -79,17 +81,39 @@ struct Skopeo: Sendable {
         )
     }
 
-    /// The engine has the image as `name`, with a tag, afterwards.
-    func fetch(_ image: Found, _ access: Access, as name: String, within limit: Duration) async throws {
-        let arguments = [
-            "--dest-daemon-host", engine.host.description, "docker://\(image.reference)", "docker-daemon:\(name)",
-        ]
-        _ = try await run("copy", "pull image \(image.reference)", access, option: "src-", arguments, within: limit)
+    /// Runs `body` with an archive of the image for an engine to load, which is gone afterwards; the engine then knows it as `tag`.
+    func fetch<Value: Sendable>(
+        _ image: Found,
+        _ access: Access,
+        tagged tag: String,
+        within limit: Duration,
+        _ body: (FileChunks) async throws -> Value
+    ) async throws -> Value {
+        try await inFolder { folder in
+            let archive = "\(folder)/image.tar"
+            let words =
+                try options("--src-", image.name.host, access, folder)
+                + ["docker://\(image.reference)", "docker-archive:\(archive):\(tag)"]
+            _ = try await run(
+                "copy",
+                words,
+                in: folder,
+                to: "pull image \(image.reference)",
+                within: limit,
+                orThrow: .timeout
+            )
+            let bytes = try FileManager.default.attributesOfItem(atPath: archive)[.size] as? Int64 ?? 0
+            return try await body(FileChunks(file: archive, bytes: bytes, threads: .singleton))
+        }
     }
 
     /// What calls of a runner that was killed have left. Blocks for a few milliseconds.
     func sweep() {
-        for process in HostProcesses.find({ $0.contains { $0.hasPrefix("\(root)/") } }) { kill(process, SIGKILL) }
+        let folder = "\(root)/"
+        let left = HostProcesses.find { words in
+            words.contains { $0.hasPrefix(folder) } && words.contains { $0.hasSuffix(Self.program) }
+        }
+        for process in left { kill(process, SIGKILL) }
         try? FileManager.default.removeItem(atPath: root)
     }
 
@@ -118,16 +142,31 @@ struct Skopeo: Sendable {
         }
     }
 
-    private func manifest(_ reference: String, _ access: Access) async throws -> String {
-        let arguments = ["--raw", "docker://\(reference)"]
-        return try await run(
-            "inspect",
-            "ask the registry for \(reference)",
-            access,
-            option: "",
-            arguments,
-            within: Self.askLimit
-        )
+    private func manifest(of reference: String, _ name: ImageName, _ access: Access) async throws -> (
+        digest: String, Manifest
+    ) {
+        let text = try await inFolder { folder in
+            let words = ["--raw"] + (try options("--", name.host, access, folder)) + ["docker://\(reference)"]
+            // A registry that does not answer is its owner's.
+            return try await run(
+                "inspect",
+                words,
+                in: folder,
+                to: "ask the registry for \(reference)",
+                within: Self.askLimit,
+                orThrow: .server
+            )
+        }
+        return (try Self.digest(of: text, askedAs: reference), try Self.read(text, reference))
+    }
+
+    /// Throws where it is not what was asked for: the program itself only prints it.
+    static func digest(of manifest: String, askedAs reference: String) throws -> String {
+        let digest = "sha256:\(SHA256.hash(data: Data(manifest.utf8)).hexadecimal)"
+        guard !reference.contains("@") || reference.hasSuffix("@\(digest)") else {
+            throw UnusableImage(description: "the registry answers \(reference) with something else, \(digest)")
+        }
+        return digest
     }
 
     // MARK: - The program
@@ -136,54 +175,37 @@ struct Skopeo: Sendable {
     private static let outputBytesLimit = 4 << 20
     private static let errorBytesLimit = 64 << 10
     private static let program = "skopeo"
+    /// Of the archive, beside what is in the image.
+    private static let archiveMarginBytes: Int64 = 64 << 20
 
-    /// - Parameter option: how the options for the registry begin.
-    private func run(
-        _ command: String,
-        _ operation: String,
-        _ access: Access,
-        option: String,
-        _ arguments: [String],
-        within limit: Duration
-    ) async throws -> String {
+    /// With a folder of this call's own.
+    private func inFolder<Value>(_ body: (String) async throws -> Value) async throws -> Value {
         let folder = "\(root)/\(UInt64.random(in: 0 ... .max))"
         defer { try? FileManager.default.removeItem(atPath: folder) }
-        let options = try prepare(folder, access, option)
-        let words =
-            ["--insecure-policy", "--tmpdir", folder, "--override-arch", architecture, command] + options + arguments
-        let late = DockerError(
-            operation: operation,
-            kind: .timeout,
-            message: "\(access.host) was not done within \(limit.components.seconds) s"
-        )
-        return try await withDeadline(limit, orThrow: late) { try await execute(words, operation, in: folder) }
-    }
-
-    /// Makes the folder of one call, with what must not be in its arguments.
-    private func prepare(_ folder: String, _ access: Access, _ option: String) throws -> [String] {
-        let files = FileManager.default
-        try files.createDirectory(
+        try FileManager.default.createDirectory(
             atPath: "\(folder)/certificates",
             withIntermediateDirectories: true,
             attributes: [.posixPermissions: 0o700]
         )
-        var options = ["--\(option)cert-dir", "\(folder)/certificates"]
-        switch access.trust {
-        case .system: break
-        case .authorities(let text):
+        return try await body(folder)
+    }
+
+    /// How the registry is asked, with what must not be in arguments in files. Each option begins with `prefix`.
+    private func options(_ prefix: String, _ host: String, _ access: Access, _ folder: String) throws -> [String] {
+        var options = [
+            "\(prefix)cert-dir", "\(folder)/certificates", "\(prefix)tls-verify=\(access.trust != .anything)",
+        ]
+        if case .authorities(let text) = access.trust {
             try Data(text.utf8).write(to: URL(filePath: "\(folder)/certificates/ca.crt"))
-        case .anything: options.append("--\(option)tls-verify=false")
         }
-        guard let credentials = access.credentials else { return options + ["--\(option)no-creds"] }
+        guard let credentials = access.credentials else { return options + ["\(prefix)no-creds"] }
         let file = "\(folder)/auth.json"
+        let content = try Self.logins(credentials, host)
         guard
-            files.createFile(
-                atPath: file,
-                contents: try Self.logins(credentials, access.host),
-                attributes: [.posixPermissions: 0o600]
-            )
+            FileManager.default.createFile(atPath: file, contents: content, attributes: [.posixPermissions: 0o600])
         else { throw RunnerError(.stateDirectory, "cannot write \(file)") }
-        return options + ["--\(option)authfile", file]
+        options += ["\(prefix)authfile", file]
+        return options
     }
 
     private static func logins(_ credentials: RegistryCredentials, _ host: String) throws -> Data {
@@ -192,42 +214,99 @@ struct Skopeo: Sendable {
         return try JSONEncoder().encode(["auths": [host: Login(auth: login)]])
     }
 
+    /// - Parameter kind: of the error if it is late.
+    private func run(
+        _ command: String,
+        _ arguments: [String],
+        in folder: String,
+        to operation: String,
+        within limit: Duration,
+        orThrow kind: DockerError.Kind
+    ) async throws -> String {
+        // Whatever a registry says of sizes: what is larger ends with an error.
+        let words =
+            [
+                "--fsize=\(imageBytesLimit + Self.archiveMarginBytes)", Self.program, "--insecure-policy", "--tmpdir",
+                folder, command,
+            ]
+            + arguments
+        let late = DockerError(
+            operation: operation,
+            kind: kind,
+            message: "the registry was not done within \(limit.components.seconds) s"
+        )
+        return try await withDeadline(limit, orThrow: late) { try await execute(words, operation, in: folder) }
+    }
+
+    private static let notFoundStatus: CInt = 127
+
     private func execute(_ words: [String], _ operation: String, in folder: String) async throws -> String {
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         do {
             let result = try await Subprocess.run(
-                .name(Self.program),
+                .name("prlimit"),
                 arguments: Arguments(words),
-                // Nobody's own logins or settings.
-                environment: .custom(["PATH": path, "HOME": folder, "TMPDIR": folder]),
+                environment: .custom(Self.environment(in: folder)),
                 input: .none,
                 output: .string(limit: Self.outputBytesLimit),
                 error: .string(limit: Self.errorBytesLimit)
             )
-            guard result.terminationStatus.isSuccess else {
-                throw DockerError.saidByRegistry(operation: operation, message: Self.gist(result.standardError))
+            switch result.terminationStatus {
+            case .exited(0): return result.standardOutput
+            case .exited(Self.notFoundStatus):
+                throw DockerError(operation: operation, kind: .server, message: Self.absent)
+            case .exited: throw Self.failure(result.standardError, operation, imageBytesLimit)
+            case .signaled(let signal):
+                throw DockerError(
+                    operation: operation,
+                    kind: .unavailable,
+                    message: "\(Self.program) was ended by signal \(signal)"
+                )
             }
-            return result.standardOutput
         } catch let error as SubprocessError {
             throw DockerError(
                 operation: operation,
-                kind: error.code == .executableNotFound ? .unavailable : .server,
-                message: error.code == .executableNotFound ? Self.absent : "\(Self.program) could not be used: \(error)"
+                kind: .server,
+                message: "\(Self.program) could not be used: \(error)"
             )
         }
     }
 
     private static let absent = """
         this runner's host has no \(program), which fetches from registries that are trusted otherwise than the engine trusts: install \
-        it there (apt-get install \(program))
+        it there (apt-get install \(program); the operator)
         """
 
-    /// The words of the last line, which says what ended it.
+    /// Nobody's own logins or settings, but the host's way out.
+    private static func environment(in folder: String) -> [Environment.Key: String] {
+        var its: [Environment.Key: String] = [
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": folder, "TMPDIR": folder,
+        ]
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"] {
+            if let value = ProcessInfo.processInfo.environment[name] {
+                its[Environment.Key(stringLiteral: name)] = value
+            }
+        }
+        return its
+    }
+
+    private static func failure(_ output: String, _ operation: String, _ imageBytesLimit: Int64) -> any Error {
+        let said = gist(output)
+        guard !said.contains("file too large") else {
+            return UnusableImage(
+                description:
+                    "the image, or a layer of it, has more than the \(imageBytesLimit >> 20) MiB that are this runner's limit"
+            )
+        }
+        return DockerError.saidByRegistry(operation: operation, message: said)
+    }
+
+    /// The words of the last line, which says what ended it; not what else the registry said in its answer.
     static func gist(_ output: String) -> String {
         let last = output.split(whereSeparator: \.isNewline).last.map(String.init) ?? "it said nothing"
         let said =
             last.firstMatch(of: #/msg="(?<text>.*)"/#).map { String($0.text).replacing("\\\"", with: "'") } ?? last
         let heads = #/^((Error )?(parsing image name|initializing source|determining manifest MIME type for) [^ ]+ )+/#
-        return String(said.replacing(heads, with: "").prefix(600))
+        let body = #/(?<status>StatusCode: [0-9]+).*/#
+        return String(said.replacing(heads, with: "").replacing(body) { $0.status }.prefix(600))
     }
 }

@@ -9,6 +9,8 @@ struct ImageFolders: Sendable, Hashable {
     static let countLimit = 64
     static let depthLimit = 16
     static let bytesLimit = 1024
+    /// Of all: the label of a container comes with each look at all containers.
+    static let allBytesLimit = 4096
     private static let linksLimit = 8
 
     /// From the root, without `.` and `..`.
@@ -22,12 +24,21 @@ struct ImageFolders: Sendable, Hashable {
                 "the image declares \(declared.count) volumes (VOLUME); \(Self.countLimit) is the limit: declare fewer"
             )
         }
+        let bytes = declared.reduce(0) { $0 + $1.utf8.count }
+        guard bytes <= Self.allBytesLimit else {
+            throw RunnerError(
+                .noImage,
+                "the volumes (VOLUME) that the image declares have paths of \(bytes) bytes; \(Self.allBytesLimit) is the limit: declare fewer"
+            )
+        }
         paths = try declared.map { path in
             let parts = Self.parts(of: path)
-            guard parts.count <= Self.depthLimit, path.utf8.count <= Self.bytesLimit, !path.utf8.contains(0) else {
+            guard parts.count <= Self.depthLimit, path.utf8.count <= Self.bytesLimit,
+                path.utf8.allSatisfy({ $0 >= 32 && $0 != 127 })
+            else {
                 throw RunnerError(
                     .noImage,
-                    "the image declares a volume (VOLUME) at '\(path.prefix(80))'; a path may have \(Self.depthLimit) folders and \(Self.bytesLimit) bytes: choose a shorter one"
+                    "the image declares a volume (VOLUME) at '\(path.prefix(80))'; a path may have \(Self.depthLimit) folders and \(Self.bytesLimit) bytes, none of them a control character: choose another one"
                 )
             }
             return parts
@@ -59,13 +70,19 @@ struct ImageFolders: Sendable, Hashable {
     // MARK: - Making
 
     /// They are in the container afterwards, which does not run: nobody moves a link meanwhile.
-    func make(in container: String, _ engine: DockerEngine) async throws {
-        for path in paths { try await Self.make(path, in: container, engine) }
+    ///
+    /// - Parameter mounts: where something else is mounted, which has all that is below it.
+    func make(in container: String, except mounts: [String], _ engine: DockerEngine) async throws {
+        let mounts = mounts.map(Self.parts)
+        for path in paths { try await Self.make(path, in: container, except: mounts, engine) }
     }
 
-    private static func make(_ path: [String], in container: String, _ engine: DockerEngine) async throws {
+    private static func make(_ path: [String], in container: String, except mounts: [[String]], _ engine: DockerEngine)
+        async throws
+    {
         var path = path
         for _ in 0..<linksLimit {
+            if mounts.contains(where: path.starts) { return }
             let (there, link) = try await existing(of: path, in: container, engine)
             if let link {
                 path = parts(of: link) + path[there...]
@@ -75,10 +92,9 @@ struct ImageFolders: Sendable, Hashable {
                 return
             }
         }
-        throw DockerError(
-            operation: "make the folder \(text(path[...])) in container \(container)",
-            kind: .server,
-            message: "there are more than \(linksLimit) links on the way to it, which the image declares a VOLUME for"
+        throw RunnerError(
+            .noImage,
+            "the image declares a volume (VOLUME) at \(text(path[...])), and there are more than \(linksLimit) links on the way to it: choose another path"
         )
     }
 

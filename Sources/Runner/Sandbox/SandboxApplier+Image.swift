@@ -7,8 +7,9 @@ import Store
 /// The image that a sandbox starts from.
 extension SandboxApplier {
     func ensureImage(_ desired: AssignedSandbox) async throws -> Findings {
+        let image: ImageInspection
         do {
-            return try await withoutVolumes(try await parts.engine.inspectImage(try reference(of: desired.image)))
+            image = try await parts.engine.inspectImage(try reference(of: desired.image))
         } catch let error as DockerError where error.kind == .notFound {
             guard !desired.image.hasPrefix("sha256:") else {
                 throw RunnerError(
@@ -20,6 +21,7 @@ extension SandboxApplier {
             try await reportPulling(desired)
             throw PullUnderway()
         }
+        return try await withoutVolumes(image)
     }
 
     /// What a container is made of, so that the engine keeps none of its files in volumes.

@@ -223,7 +223,7 @@ struct SandboxApplier: Sendable {
         guard let id = known.containerID else { preconditionFailure("only what exists is started") }
         try await parts.requireRoom(to: "start the container")
         do {
-            try await makeFolders(of: id, known)
+            try await makeFolders(of: id, desired, known)
             try await parts.engine.startContainer(id)
         } catch let error as DockerError where error.message.contains("endpoint with name") {
             throw try await forgettingStaleEndpoint(of: desired, id, error)
@@ -237,11 +237,12 @@ struct SandboxApplier: Sendable {
     }
 
     /// Before the first start: it has them afterwards, unless somebody takes them away.
-    private func makeFolders(of id: String, _ known: Findings) async throws {
+    private func makeFolders(of id: String, _ desired: AssignedSandbox, _ known: Findings) async throws {
         let found = known.container.flatMap { container in
             container.state.startedAt == nil ? ImageFolders(label: container.labels[ContainerLabel.folders]) : nil
         }
-        try await (known.folders ?? found)?.make(in: id, parts.engine)
+        let mounts = desired.volumes.map(\.mountPath) + [DaemonCopy.mountPoint]
+        try await (known.folders ?? found)?.make(in: id, except: mounts, parts.engine)
         try await FaultPoint.hit("folders-made")
     }
 

@@ -75,18 +75,22 @@ struct SnapshotMaker: Sendable {
         if found.sizeBytes > parts.pace.imageBytesLimit {
             throw Self.tooLarge(found.sizeBytes, parts.pace.imageBytesLimit)
         }
-        let source = "martlet-borrowed/\(job.snapshot):\(found.digest)"
+        // Of Martlet's registry, where it never comes: what a runner that was killed leaves is the cache's to remove.
+        let source = "\(registry.host)/borrowed/\(job.snapshot):\(found.digest.split(separator: ":").last ?? "")"
         return try await loans.borrowing(source) {
-            try await skopeo.fetch(found, access, as: source, within: min(parts.pace.snapshotPullLimit, job.timeLeft))
+            let limit = min(parts.pace.snapshotPullLimit, job.timeLeft)
+            try await skopeo.fetch(found, access, tagged: source, within: limit) { archive in
+                try await parts.engine.loadImages(archive, bytes: archive.bytes, within: limit)
+            }
             return try await body(source, try await inspect(source))
         }
     }
 
     private var skopeo: Skopeo {
         Skopeo(
-            engine: parts.engine,
             stateDirectory: parts.stateDirectory,
-            architecture: parts.blueprint.host.architecture
+            architecture: parts.blueprint.host.architecture,
+            imageBytesLimit: parts.pace.imageBytesLimit
         )
     }
 
@@ -116,9 +120,9 @@ struct SnapshotMaker: Sendable {
     /// How the organization asks the registry that the name says: where nothing is known of it as nobody, trusting as the host does.
     private func access(to name: ImageName, _ job: SnapshotJob) async throws -> Skopeo.Access {
         guard let login = try await parts.queries.registryLogin(job, for: name) else {
-            return Skopeo.Access(host: name.host, trust: .system)
+            return Skopeo.Access(trust: .system)
         }
-        return Skopeo.Access(host: name.host, credentials: try credentials(login), trust: login.trust)
+        return Skopeo.Access(credentials: try credentials(login), trust: login.effectiveTrust)
     }
 
     private func credentials(_ login: SealedLogin) throws -> RegistryCredentials? {

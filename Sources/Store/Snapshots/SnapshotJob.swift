@@ -72,7 +72,10 @@ package struct SealedLogin: Sendable {
     package let username: String
     /// nil to ask as nobody.
     package let password: SealedSecret?
+    /// As its row says.
     package let trust: RegistryTrust
+    /// That, or what the operator says for everybody.
+    package let effectiveTrust: RegistryTrust
 
     /// What the password is sealed for.
     package var place: String { RegistryRecord.place(of: registry, host: host, trust: trust) }
@@ -83,6 +86,8 @@ package struct SealedLogin: Sendable {
         username = try row["username"]
         password = try row.decode("sealed_password", as: [UInt8]?.self).map(SealedSecret.init(bytes:))
         trust = try RegistryTrust(row)
+        let everybodys: String? = try row["everybodys_authorities"]
+        effectiveTrust = trust == .system ? everybodys.map(RegistryTrust.authorities) ?? .system : trust
     }
 }
 

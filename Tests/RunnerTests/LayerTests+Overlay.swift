@@ -210,7 +210,7 @@ extension LayerTests {
                 in: folder
             )
         }
-        #expect(trees[0].count > 1000, "\(note)")
+        #expect(trees[0].count > 500, "there is something to compare; \(note)")
         let (wanted, found) = (Set(trees[0].split(separator: "\n")), Set(trees[1].split(separator: "\n")))
         #expect(wanted.symmetricDifference(found).sorted() == [], "\(note)")
     }

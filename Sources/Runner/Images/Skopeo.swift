@@ -102,8 +102,11 @@ struct Skopeo: Sendable {
                 within: limit,
                 orThrow: .timeout
             )
-            let bytes = try FileManager.default.attributesOfItem(atPath: archive)[.size] as? Int64 ?? 0
-            return try await body(FileChunks(file: archive, bytes: bytes, threads: .singleton))
+            let attributes = try FileManager.default.attributesOfItem(atPath: archive)
+            guard let bytes = attributes[.size] as? Int else {
+                throw RunnerError(.stateDirectory, "cannot see how large \(archive) is")
+            }
+            return try await body(FileChunks(file: archive, bytes: Int64(bytes), threads: .singleton))
         }
     }
 

@@ -233,6 +233,13 @@ final class OpenedFile: Sendable {
 
     deinit { close(descriptor) }
 
+    /// In bytes, as it is now.
+    func size() throws -> Int64 {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw CaptureTrouble("cannot look at a file: \(words(errno))") }
+        return Int64(status.st_size)
+    }
+
     /// At least one byte: whoever asks knows that there are more.
     func read(atMost limit: Int) throws -> [UInt8] {
         while true {

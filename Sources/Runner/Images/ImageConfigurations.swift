@@ -20,7 +20,7 @@ struct ImageConfigurations: Sendable {
         guard isDigest(digest) else { throw CaptureTrouble("the engine's image id '\(image)' is no digest") }
         let path = "\(folder)/\(digest)"
         do {
-            let bytes = try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int ?? 0
+            let bytes = try OpenedFile(path).size()
             guard bytes <= Self.bytesLimit else {
                 throw CaptureTrouble("\(path) has \(bytes) bytes; the limit is \(Self.bytesLimit)")
             }

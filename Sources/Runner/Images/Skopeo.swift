@@ -102,11 +102,8 @@ struct Skopeo: Sendable {
                 within: limit,
                 orThrow: .timeout
             )
-            let attributes = try FileManager.default.attributesOfItem(atPath: archive)
-            guard let bytes = attributes[.size] as? Int else {
-                throw RunnerError(.stateDirectory, "cannot see how large \(archive) is")
-            }
-            return try await body(FileChunks(file: archive, bytes: Int64(bytes), threads: .singleton))
+            let bytes = try OpenedFile(archive).size()
+            return try await body(FileChunks(file: archive, bytes: bytes, threads: .singleton))
         }
     }
 

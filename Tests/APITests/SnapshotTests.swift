@@ -218,6 +218,7 @@ import Testing
                 ("", true, false),
                 (#","caCertificate":"\#(certificate)""#, false, true),
                 (#","insecure":false"#, false, true),
+                (#","caCertificate":null"#, false, true),
                 (#","insecure":true"#, true, false),
                 (#","caCertificate":"\#(certificate)","insecure":false"#, false, true),
             ] {
@@ -233,8 +234,10 @@ import Testing
             #expect(known.status == 200 && !known.text.contains("BEGIN CERTIFICATE"), "\(known.text)")
             let loosened = try await api.send("PATCH", path, json: body(#","username":"u","insecure":true"#))
             #expect(loosened.status == 400 && loosened.message.contains("password"), "\(loosened.text)")
-            let forgotten = try await api.send("PATCH", path, json: body(#","insecure":true"#))
-            #expect(forgotten.status == 400 && forgotten.message.contains("username"), "\(forgotten.text)")
+            for more in [#","insecure":true"#, #","username":null,"insecure":true"#] {
+                let forgotten = try await api.send("PATCH", path, json: body(more))
+                #expect(forgotten.status == 400 && forgotten.message.contains("username"), "\(forgotten.text)")
+            }
         }
     }
 

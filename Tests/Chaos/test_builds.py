@@ -20,7 +20,7 @@ def test_a_build_outlives_its_runner(
 ) -> None:
     """And what it had made by then goes, although the step that the engine is at is in the way of that."""
     mark = f"of-{time.time_ns()}"
-    dockerfile = f"FROM martlet/busybox:test\nRUN echo {mark}\nRUN echo begun; sleep 4; echo done-it\n"
+    dockerfile = f"FROM martlet/busybox:test\nRUN echo {mark}\nRUN echo begun; sleep 15; echo done-it\n"
     asked = api.post("/sandbox", json={"buildInfo": {"dockerfileContent": dockerfile}, "labels": sandboxes.labels()}).json()["id"]
     logs = lambda: api.get(f"/sandbox/{asked}/build-logs").text  # noqa: E731
     eventually(lambda: "begun" in logs().splitlines(), 30, "the build to begin")

@@ -114,6 +114,7 @@ import Testing
         sleeper.arguments = ["sleep", "600"]
         try sleeper.run()
         let pid = sleeper.processIdentifier
+        defer { kill(pid, SIGKILL) }
         func limits() throws -> [Substring] {
             let text = try String(contentsOfFile: "/proc/\(pid)/limits", encoding: .utf8)
             let line = text.split(separator: "\n").first { $0.hasPrefix("Max file size") }

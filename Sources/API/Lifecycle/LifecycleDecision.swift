@@ -67,8 +67,8 @@ extension LifecycleDecision {
         }
     }
 
-    /// Running: processors and memory only grow. Stopped: disk only grows. After an error that passes nothing runs, and the new size
-    /// is a new try: what its disk was too small for has no other way out.
+    /// Running: processors and memory only grow. Stopped: disk only grows. After an error that may pass, any: the new size is a new
+    /// try, and what its disk was too small for has no other way out.
     static func resize(_ sandbox: SandboxRecord, _ wanted: SandboxSize) -> LifecycleDecision {
         let new = SandboxSize(
             cpu: wanted.cpu ?? sandbox.cpu,

@@ -152,9 +152,10 @@ struct RegistryWishWire: Sendable {
         name = fields.string("name", limit: 4 * SandboxRules.nameLimit) ?? ""
         if let problem = SandboxRules.problem(ofName: name) { fields.complain(problem) }
         let host = Self.host(&fields)
-        trust = Self.trust(&fields, body, trusted)
-        username = fields.string("username", limit: Self.usernameByteLimit) ?? ""
-        if body["username"] == nil, let old, !old.username.isEmpty {
+        trust = Self.trust(&fields, trusted)
+        let named = fields.string("username", limit: Self.usernameByteLimit)
+        username = named ?? ""
+        if named == nil, let old, !old.username.isEmpty {
             fields.complain("username is missing: give '\(old.username.shortened)' again, or \"\" to ask as nobody")
         }
         password = fields.string("password", limit: Self.passwordByteLimit).flatMap { $0.isEmpty ? nil : $0 }
@@ -179,24 +180,25 @@ struct RegistryWishWire: Sendable {
             : nil
     }
 
-    /// What is named last counts: an authority ends that it is insecure, and the other way round.
-    private static func trust(_ fields: inout FieldReader, _ body: [String: JSONValue], _ old: RegistryTrust)
-        -> RegistryTrust?
-    {
-        let isInsecure = fields.bool("insecure")
-        let authorities = fields.string("caCertificate", limit: RegistryTrust.authoritiesByteLimit) ?? ""
-        if isInsecure == true, !authorities.isEmpty {
+    /// What is named last counts: an authority ends that it is insecure, and the other way round. Nil where neither is named.
+    private static func trust(_ fields: inout FieldReader, _ old: RegistryTrust) -> RegistryTrust? {
+        let insecure = fields.bool("insecure")
+        let authorities = fields.string("caCertificate", limit: RegistryTrust.authoritiesByteLimit)
+        switch (insecure, authorities) {
+        case (true, let text?) where !text.isEmpty:
             fields.complain(
                 "caCertificate and insecure are both given: an insecure registry needs no authority. Leave one out"
             )
+            return nil
+        case (true, _): return .anything
+        case (_, let text?) where !text.isEmpty:
+            if let problem = problem(ofAuthorities: text) { fields.complain("caCertificate \(problem)") }
+            return .authorities(text)
+        case (false, nil): return old == .anything ? .system : nil
+        case (nil, _?): return old == .anything ? nil : .system
+        case (false, _?): return .system
+        case (nil, nil): return nil
         }
-        if isInsecure == true { return .anything }
-        if !authorities.isEmpty {
-            if let problem = problem(ofAuthorities: authorities) { fields.complain("caCertificate \(problem)") }
-            return .authorities(authorities)
-        }
-        if body["caCertificate"] != nil { return old == .anything && isInsecure == nil ? .anything : .system }
-        return isInsecure == false && old == .anything ? .system : nil
     }
 
     private static func problem(ofAuthorities text: String) -> String? {

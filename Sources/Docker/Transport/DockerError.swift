@@ -65,7 +65,8 @@ package struct DockerError: Error, Sendable, CustomStringConvertible {
 
     /// Classifies what another client of a registry printed, as if the engine had said it.
     package static func saidByRegistry(operation: String, message: String) -> DockerError {
-        answered(operation: operation, status: 500, message: message).judgedAsRegistrys()
+        let status = message.firstMatch(of: #/StatusCode: (401|403|404)/#).flatMap { Int($0.1) }
+        return answered(operation: operation, status: status ?? 500, message: message).judgedAsRegistrys()
     }
 
     /// The same, where the engine may have passed on what a registry said: it does so under several statuses.

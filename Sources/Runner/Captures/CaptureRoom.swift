@@ -2,7 +2,7 @@
     import Glibc
 #endif
 
-/// Whether the runner's disk has room for a layer, twice: in a file, and as the engine unpacks it. What is not enough is told with
+/// Whether the runner's disk has room for a layer, or an image, twice: in a file, and as the engine unpacks it. What is not enough is told with
 /// numbers before anything is written, since the sandboxes of this host write there too.
 struct CaptureRoom: Sendable {
     /// What a capture leaves free.
@@ -31,12 +31,13 @@ struct CaptureRoom: Sendable {
         }
         guard free - bytes < reserve else { return }
         throw CaptureTrouble(
-            "the runner's disk has \(free >> 20) MiB left at \(path); the capture needs \(bytes >> 20) MiB, and leaves \(reserve >> 20) MiB free: remove images or sandboxes from that runner, or give it a larger disk (the operator)",
+            "the runner's disk has \(free >> 20) MiB left at \(path); \(bytes >> 20) MiB are needed, and \(reserve >> 20) MiB stay free: remove images or sandboxes from that runner, or give it a larger disk (the operator)",
             .lasting
         )
     }
 
-    /// Subvolumes of btrfs have devices of their own, so that the size tells too. What is free changes from look to look.
+    /// Subvolumes of btrfs have devices of their own, so that the size tells too: of two disks of one size too much is asked. What is
+    /// free changes from look to look.
     static func isOneDisk(_ one: String, _ other: String) throws -> Bool {
         try device(of: one) == device(of: other) || HostFacts.fileSystemBytes(one) == HostFacts.fileSystemBytes(other)
     }

@@ -33,6 +33,7 @@ struct ImageConfigurations: Sendable {
     }
 }
 
-func isDigest(_ text: String) -> Bool {
-    text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
+/// Of SHA-256, in hexadecimal.
+func isDigest(_ text: some StringProtocol) -> Bool {
+    text.utf8.count == 64 && text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
 }

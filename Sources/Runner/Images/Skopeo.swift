@@ -71,7 +71,7 @@ struct Skopeo: Sendable {
 
     private func choose(_ images: [Manifest.Image], _ asked: String) throws -> Manifest.Image {
         for image in images where image.platform?.os == "linux" && image.platform?.architecture == architecture {
-            guard image.digest.wholeMatch(of: #/sha256:[0-9a-f]{64}/#) != nil else {
+            guard image.digest.hasPrefix("sha256:"), isDigest(image.digest.dropFirst(7)) else {
                 throw UnusableImage(description: "the list of images \(asked) names one by something that is no digest")
             }
             return image
@@ -90,6 +90,7 @@ struct Skopeo: Sendable {
         _ body: (FileChunks) async throws -> Value
     ) async throws -> Value {
         try await inFolder { folder in
+            let fileBytes = try await fileBytesLimit()
             let archive = "\(folder)/image.tar"
             let words =
                 try options("--src-", image.name.host, access, folder)
@@ -100,7 +101,8 @@ struct Skopeo: Sendable {
                 in: folder,
                 to: "pull image \(image.reference)",
                 within: limit,
-                orThrow: .timeout
+                orThrow: .timeout,
+                fileBytes: fileBytes
             )
             let bytes = try OpenedFile(archive).size()
             return try await body(FileChunks(file: archive, bytes: bytes, threads: .singleton))
@@ -154,7 +156,8 @@ struct Skopeo: Sendable {
                 in: folder,
                 to: "ask the registry for \(reference)",
                 within: Self.askLimit,
-                orThrow: .server
+                orThrow: .server,
+                fileBytes: Self.archiveMarginBytes
             )
         }
         return (try Self.digest(of: text, askedAs: reference), try Self.read(text, reference))
@@ -181,13 +184,24 @@ struct Skopeo: Sendable {
     /// With a folder of this call's own.
     private func inFolder<Value>(_ body: (String) async throws -> Value) async throws -> Value {
         let folder = "\(root)/\(UInt64.random(in: 0 ... .max))"
-        defer { try? FileManager.default.removeItem(atPath: folder) }
         try FileManager.default.createDirectory(
             atPath: "\(folder)/certificates",
             withIntermediateDirectories: true,
             attributes: [.posixPermissions: 0o700]
         )
-        return try await body(folder)
+        do {
+            let value = try await body(folder)
+            await remove(folder)
+            return value
+        } catch {
+            await remove(folder)
+            throw error
+        }
+    }
+
+    /// Large files take a moment. What stays goes with the next sweep.
+    private func remove(_ folder: String) async {
+        try? await NIOThreadPool.singleton.runIfActive { try FileManager.default.removeItem(atPath: folder) }
     }
 
     /// How the registry is asked, with what must not be in arguments in files. Each option begins with `prefix`.
@@ -214,22 +228,28 @@ struct Skopeo: Sendable {
         return try JSONEncoder().encode(["auths": [host: Login(auth: login)]])
     }
 
-    /// - Parameter kind: of the error if it is late.
+    /// Of what is fetched, whatever the registry says of sizes: there are a layer, the archive and the engine's files at once, and
+    /// others want the disk too.
+    private func fileBytesLimit() async throws -> Int64 {
+        let free = try await NIOThreadPool.singleton.runIfActive { [root] in DiskUsage(of: root)?.freeBytes }
+        let room = free.map { max(0, $0 - CaptureRoom.reserveBytes) / 3 } ?? .max
+        return min(room, imageBytesLimit + Self.archiveMarginBytes)
+    }
+
+    /// - Parameters:
+    ///   - kind: of the error if it is late.
+    ///   - fileBytes: what is larger ends with an error.
     private func run(
         _ command: String,
         _ arguments: [String],
         in folder: String,
         to operation: String,
         within limit: Duration,
-        orThrow kind: DockerError.Kind
+        orThrow kind: DockerError.Kind,
+        fileBytes: Int64
     ) async throws -> String {
-        // Whatever a registry says of sizes: what is larger ends with an error.
         let words =
-            [
-                "--fsize=\(imageBytesLimit + Self.archiveMarginBytes)", Self.program, "--insecure-policy", "--tmpdir",
-                folder, command,
-            ]
-            + arguments
+            ["--fsize=\(fileBytes)", Self.program, "--insecure-policy", "--tmpdir", folder, command] + arguments
         let late = DockerError(
             operation: operation,
             kind: kind,
@@ -238,7 +258,7 @@ struct Skopeo: Sendable {
         return try await withDeadline(limit, orThrow: late) { try await execute(words, operation, in: folder) }
     }
 
-    private static let notFoundStatus: CInt = 127
+    private static let programNotFoundStatus: CInt = 127
 
     private func execute(_ words: [String], _ operation: String, in folder: String) async throws -> String {
         do {
@@ -252,9 +272,9 @@ struct Skopeo: Sendable {
             )
             switch result.terminationStatus {
             case .exited(0): return result.standardOutput
-            case .exited(Self.notFoundStatus):
+            case .exited(Self.programNotFoundStatus):
                 throw DockerError(operation: operation, kind: .server, message: Self.absent)
-            case .exited: throw Self.failure(result.standardError, operation, imageBytesLimit)
+            case .exited: throw Self.failure(result.standardError, operation)
             case .signaled(let signal):
                 throw DockerError(
                     operation: operation,
@@ -289,12 +309,12 @@ struct Skopeo: Sendable {
         return its
     }
 
-    private static func failure(_ output: String, _ operation: String, _ imageBytesLimit: Int64) -> any Error {
+    private static func failure(_ output: String, _ operation: String) -> any Error {
         let said = gist(output)
         guard !said.contains("file too large") else {
             return UnusableImage(
                 description:
-                    "the image, or a layer of it, has more than the \(imageBytesLimit >> 20) MiB that are this runner's limit"
+                    "the image, or a layer of it, is larger than this runner takes, or has room for: make it smaller"
             )
         }
         return DockerError.saidByRegistry(operation: operation, message: said)

@@ -51,7 +51,7 @@ extension SandboxApplier {
         }
         guard let bytes = known, bytes + Self.marginBytes > parts.blueprint.wantedDiskBytes(of: desired) else { return }
         let needed = (bytes + Self.marginBytes) >> 30 + 1
-        let advice = "stop the sandbox, resize its disk to \(needed) GiB or more, and start it"
+        let advice = "resize its disk to \(needed) GiB or more, upon which it is started"
         throw RunnerError(
             .imageTooLarge,
             "the image \(desired.image) has \(bytes >> 20) MiB, which leaves no room on the sandbox's disk of \(desired.diskGib) GiB: \(advice)"

@@ -75,6 +75,11 @@ struct SnapshotMaker: Sendable {
         if found.sizeBytes > parts.pace.imageBytesLimit {
             throw Self.tooLarge(found.sizeBytes, parts.pace.imageBytesLimit)
         }
+        // As an archive, and in the engine.
+        let needed = 2 * found.sizeBytes
+        try await NIOThreadPool.singleton.runIfActive { [parts] in
+            try CaptureRoom.judge(parts.stateDirectory, before: needed)
+        }
         // Of Martlet's registry, where it never comes: what a runner that was killed leaves is the cache's to remove.
         let source = "\(registry.host)/borrowed/\(job.snapshot):\(found.digest.split(separator: ":").last ?? "")"
         return try await loans.borrowing(source) {

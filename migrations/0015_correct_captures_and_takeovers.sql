@@ -7,7 +7,7 @@ COMMENT ON COLUMN snapshot_job.failing IS 'That cause; NULL for a capture, whose
 
 -- Whether its image is all that there is of what does not run: its runner was to let go of it, or has had no container of it
 -- since it was placed there, and is not about to make one.
-CREATE FUNCTION is_its_image(asked sandbox, seen sandbox_status) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION image_has_all_files(asked sandbox, seen sandbox_status) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT asked.archive_ready OR seen.state = 'stopped' AND seen.container_id IS NULL AND seen.observed_generation >= asked.generation
 $$;
 
@@ -31,7 +31,7 @@ BEGIN
             CROSS JOIN runner_healthy h JOIN runner_load d ON d.runner_id = h.id
         WHERE h.id = me AND p.runner_id = ANY (lost) AND s.region_id = my_region
             AND CASE s.desired_state WHEN 'destroyed' THEN true WHEN 'started' THEN has_room(h, d, s)
-                ELSE s.auto_delete_minutes <> 0 AND (is_its_image(s, t) OR EXISTS (SELECT FROM complete_backup(s.id))) END
+                ELSE s.auto_delete_minutes <> 0 AND (image_has_all_files(s, t) OR EXISTS (SELECT FROM complete_backup(s.id))) END
         ORDER BY s.created_at LIMIT most FOR UPDATE OF s, t, p SKIP LOCKED
     LOOP
         CASE wanted.desired_state
@@ -68,7 +68,7 @@ BEGIN
             RETURN;
         END IF;
         kept_by := format('its backup of %s', made.captured_at);
-    ELSIF EXISTS (SELECT FROM sandbox s JOIN sandbox_status t ON t.sandbox_id = s.id WHERE s.id = target AND is_its_image(s, t)) THEN
+    ELSIF EXISTS (SELECT FROM sandbox s JOIN sandbox_status t ON t.sandbox_id = s.id WHERE s.id = target AND image_has_all_files(s, t)) THEN
         kept_by := 'its image';
     ELSE
         RETURN;

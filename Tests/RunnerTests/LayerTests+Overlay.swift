@@ -110,10 +110,11 @@ extension LayerTests {
     @Test func overlayFoldersAreFoundByName() throws {
         try withFolder { folder in
             let layers = ["sha256:aa", "sha256:bb", "sha256:cc"]
+            let id = String(repeating: "ab", count: 32)
             try shell(
                 """
                 mkdir -p overlay2/l image/overlay2/layerdb/mounts/c1 image/overlay2/imagedb/content/sha256
-                printf 0123 > image/overlay2/layerdb/mounts/c1/mount-id; printf '{}' > image/overlay2/imagedb/content/sha256/ab
+                printf 0123 > image/overlay2/layerdb/mounts/c1/mount-id; printf '{}' > image/overlay2/imagedb/content/sha256/\(id)
                 """,
                 in: folder
             )
@@ -124,7 +125,7 @@ extension LayerTests {
             }
             let store = try LayerStore(driver: "overlay2", dataRoot: folder)
             #expect(!store.freezesCopies)
-            #expect(try store.configuration(ofImage: "sha256:ab") == Data("{}".utf8))
+            #expect(try store.configuration(ofImage: "sha256:\(id)") == Data("{}".utf8))
             let configuration =
                 #"{"config":{"Labels":{"\#(CapturedImage.baseLabel)":"1"}},"rootfs":{"diff_ids":\#(layers)}}"#
             let image = try CapturedImage(of: Data(configuration.utf8))

@@ -146,7 +146,7 @@ import Testing
             try CaptureRoom.judge(folder, before: 0, reserve: 0)
             let error = #expect(throws: CaptureTrouble.self) { try CaptureRoom.judge(folder, before: 1 << 60) }
             #expect(error?.prospect == .lasting)
-            for word in [folder, "\(1 << 40) MiB", "1024 MiB free"] {
+            for word in [folder, "\(1 << 40) MiB", "1024 MiB stay free"] {
                 #expect(error?.description.contains(word) == true, "\(error?.description ?? "")")
             }
         }

@@ -138,7 +138,8 @@ struct LayerStore: Sendable {
     private var frozenFolder: String { "\(root)/btrfs/martlet" }
 
     private func folder(namedBy path: String) throws -> String {
-        guard let name = try? String(contentsOfFile: path, encoding: .utf8), !name.isEmpty, isDigest(name) else {
+        guard let name = try? String(contentsOfFile: path, encoding: .utf8), !name.isEmpty, isHexadecimal(name)
+        else {
             throw CaptureTrouble("cannot read \(path), which names a folder of the engine's")
         }
         return driver == .btrfs ? "\(root)/btrfs/subvolumes/\(name)" : "\(root)/overlay2/\(name)/diff"

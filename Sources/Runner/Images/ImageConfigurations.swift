@@ -34,6 +34,9 @@ struct ImageConfigurations: Sendable {
 }
 
 /// Of SHA-256, in hexadecimal.
-func isDigest(_ text: some StringProtocol) -> Bool {
-    text.utf8.count == 64 && text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
+func isDigest(_ text: some StringProtocol) -> Bool { text.utf8.count == 64 && isHexadecimal(text) }
+
+/// Lower-case digits, or nothing.
+func isHexadecimal(_ text: some StringProtocol) -> Bool {
+    text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
 }

@@ -72,9 +72,7 @@ struct SnapshotMaker: Sendable {
         _ body: (String, ImageInspection) async throws -> Value
     ) async throws -> Value {
         let found = try await skopeo.find(name, access)
-        if found.sizeBytes > parts.pace.imageBytesLimit {
-            throw Self.tooLarge(found.sizeBytes, parts.pace.imageBytesLimit)
-        }
+        try parts.pace.requireSmall(found.sizeBytes)
         // As an archive, and in the engine.
         let needed = 2 * found.sizeBytes
         try await NIOThreadPool.singleton.runIfActive { [parts] in
@@ -109,9 +107,7 @@ struct SnapshotMaker: Sendable {
     func store(_ image: ImageInspection, for job: SnapshotJob, _ position: Position) async throws -> FinishedSnapshot {
         _ = position.enter(.inspect)
         let architecture = try usableArchitecture(of: image)
-        if image.sizeBytes > parts.pace.imageBytesLimit {
-            throw Self.tooLarge(image.sizeBytes, parts.pace.imageBytesLimit)
-        }
+        try parts.pace.requireSmall(image.sizeBytes)
         let digest = try await push(image, job, position.enter(.push))
         let start = image.entrypoint + image.command
         return FinishedSnapshot(
@@ -154,32 +150,22 @@ struct SnapshotMaker: Sendable {
     private func pull(_ source: String, _ credentials: RegistryCredentials?, _ job: SnapshotJob, _ meter: PullMeter)
         async throws -> ImageInspection
     {
-        let limit = parts.pace.imageBytesLimit
+        let pace = parts.pace
         try await parts.engine.pullImage(
             source,
             credentials: credentials,
             within: min(parts.pace.snapshotPullLimit, job.timeLeft)
         ) { progress in
             meter.note(progress)
-            let known = meter.progress.totalBytes
-            if known > limit { throw Self.tooLarge(known, limit) }
+            try pace.requireSmall(meter.progress.totalBytes)
         }
         return try await inspect(source)
     }
 
     private func inspect(_ source: String) async throws -> ImageInspection {
         let image = try await parts.engine.inspectImage(source)
-        if image.sizeBytes > parts.pace.imageBytesLimit {
-            throw Self.tooLarge(image.sizeBytes, parts.pace.imageBytesLimit)
-        }
+        try parts.pace.requireSmall(image.sizeBytes)
         return image
-    }
-
-    private static func tooLarge(_ bytes: Int64, _ limit: Int64) -> UnusableImage {
-        UnusableImage(
-            description:
-                "the image has \(bytes >> 20) MiB or more; the limit of this runner is \(limit >> 20) MiB. Make it smaller"
-        )
     }
 
     private func usableArchitecture(of image: ImageInspection) throws -> String {
@@ -211,5 +197,16 @@ struct SnapshotMaker: Sendable {
             credentials: registry.credentials,
             within: min(parts.pace.snapshotPullLimit, job.timeLeft)
         ) { meter.note($0) }
+    }
+}
+
+extension RunnerPace {
+    /// Throws ``UnusableImage`` for an image that is larger than this runner takes.
+    fileprivate func requireSmall(_ bytes: Int64) throws {
+        guard bytes > imageBytesLimit else { return }
+        throw UnusableImage(
+            description:
+                "the image has \(bytes >> 20) MiB or more; the limit of this runner is \(imageBytesLimit >> 20) MiB. Make it smaller"
+        )
     }
 }
